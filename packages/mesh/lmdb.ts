@@ -1,0 +1,158 @@
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { type Database, open, type RootDatabase } from 'lmdb';
+import { MeshError } from './errors.js';
+
+export type { Database } from 'lmdb';
+
+const DATA_FILE = 'data.mdb';
+/** Written beside the data file when a store is created: its presence means that the data file must be there too. */
+const MARKER_FILE = 'FORMAT';
+const FORMAT = 'chatmesh lmdb 1\n';
+
+/**
+ * One LMDB environment with group commit: everything handed to {@link write} while a flush is on its way to the disk
+ * goes out in one transaction with the next flush.
+ *
+ * lmdb resolves a write when it is committed (visible, and safe from the death of the process) and flushes afterwards;
+ * `write` resolves only when the data is on the disk.
+ */
+export class LmdbEnvironment implements AsyncDisposable {
+  readonly #root: RootDatabase<Buffer, Buffer>;
+  readonly #directory: string;
+  #queued: Group | undefined;
+  #committing: Promise<void> | undefined;
+  #failure: MeshError | undefined;
+  #commits = 0;
+
+  private constructor(root: RootDatabase<Buffer, Buffer>, directory: string) {
+    this.#root = root;
+    this.#directory = directory;
+  }
+
+  /**
+   * Opens or creates the environment in `directory`.
+   *
+   * @throws MeshError `failed_precondition` naming the file when it is damaged, cut short, or gone although the
+   * store existed; nothing is ever reset.
+   */
+  static open(directory: string): LmdbEnvironment {
+    const file = join(directory, DATA_FILE);
+    const marker = join(directory, MARKER_FILE);
+    const damaged = (why: string, cause?: unknown) =>
+      new MeshError('failed_precondition', `the data file ${file} ${why}; restore it from a backup, or move it away to start empty`, { cause });
+    try {
+      mkdirSync(directory, { recursive: true });
+    } catch (cause) {
+      throw new MeshError('failed_precondition', `the data directory ${directory} cannot be created: ${(cause as Error).message}`, { cause });
+    }
+    const existed = existsSync(marker);
+    if (existed) {
+      if (readFileSync(marker, 'utf8') !== FORMAT) throw damaged(`has another format than this version reads (see ${marker})`);
+      if (!existsSync(file) || statSync(file).size === 0) throw damaged('is missing or empty although the store existed');
+    }
+    let root: RootDatabase<Buffer, Buffer>;
+    try {
+      root = open<Buffer, Buffer>({ path: directory, noSubdir: false, maxDbs: 16, encoding: 'binary', keyEncoding: 'binary' });
+      const stats = root.getStats() as { pageSize: number; lastPageNumber: number };
+      if (existed && (stats.lastPageNumber + 1) * stats.pageSize > statSync(file).size) {
+        void root.close();
+        throw damaged('has been cut short');
+      }
+    } catch (cause) {
+      if (cause instanceof MeshError) throw cause;
+      throw damaged(`cannot be read (${(cause as Error).message})`, cause);
+    }
+    if (!existed) writeFileSync(marker, FORMAT);
+    return new LmdbEnvironment(root, directory);
+  }
+
+  /** A table with binary keys and values, in key order. */
+  table(name: string): Database<Buffer, Buffer> {
+    return this.#root.openDB<Buffer, Buffer>({ name, encoding: 'binary', keyEncoding: 'binary' });
+  }
+
+  /** A table with numeric keys and values of plain data, in key order. */
+  sequence<V>(name: string): Database<V, number> {
+    return this.#root.openDB<V, number>({ name, encoding: 'msgpack' });
+  }
+
+  /** How many groups have been committed and flushed; for metrics and for the test that counts flushes. */
+  get commits(): number {
+    return this.#commits;
+  }
+
+  /** The last commit's failure, or undefined when it succeeded. */
+  get failure(): MeshError | undefined {
+    return this.#failure;
+  }
+
+  /**
+   * Runs `mutate`, which calls put and remove of this environment's tables, within the next group commit. Mutations
+   * run in the order of the calls, on the caller's thread.
+   *
+   * @returns one promise per group: resolves when the group is on the disk.
+   * @throws MeshError `unavailable` when the group could not be written, for example on a full disk.
+   */
+  write(mutate: () => void): Promise<void> {
+    if (!this.#queued) {
+      this.#queued = new Group();
+      if (!this.#committing) this.#start();
+    }
+    this.#queued.mutations.push(mutate);
+    return this.#queued.done;
+  }
+
+  /** Resolves when everything handed in so far is on the disk, or has failed. */
+  async settled(): Promise<void> {
+    while (this.#queued || this.#committing) await (this.#committing ?? this.#queued?.done.catch(() => {}));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.settled();
+    await this.#root.close();
+  }
+
+  #start(): void {
+    this.#committing = new Promise<void>((resolve) => setImmediate(resolve)).then(() => this.#commit());
+  }
+
+  async #commit(): Promise<void> {
+    const group = this.#queued;
+    this.#queued = undefined;
+    if (group) {
+      try {
+        // One turn of the event loop is one LMDB transaction (lmdb's eventTurnBatching).
+        const committed = this.#root.batch(() => {
+          for (const mutate of group.mutations) mutate();
+        });
+        await committed;
+        await this.#root.flushed;
+        this.#commits++;
+        this.#failure = undefined;
+        group.resolve();
+      } catch (cause) {
+        this.#failure = new MeshError('unavailable', `cannot write to ${join(this.#directory, DATA_FILE)}: ${(cause as Error).message}`, { cause });
+        group.reject(this.#failure);
+      }
+    }
+    this.#committing = undefined;
+    if (this.#queued) this.#start();
+  }
+}
+
+class Group {
+  readonly mutations: (() => void)[] = [];
+  readonly done: Promise<void>;
+  resolve!: () => void;
+  reject!: (error: unknown) => void;
+
+  constructor() {
+    this.done = new Promise<void>((resolve, reject) => {
+      this.resolve = resolve;
+      this.reject = reject;
+    });
+    // Whoever cares awaits `done`; a group of acknowledgements that nobody awaits must not end the process.
+    this.done.catch(() => {});
+  }
+}

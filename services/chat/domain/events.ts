@@ -1,0 +1,57 @@
+import { create, toBinary } from '@bufbuild/protobuf';
+import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
+import { type LogEvent, LogEventSchema, type MessageEvent, type ReceiptEvent } from '@chatmesh/gen/chat/v1/log';
+import { receiptEventId } from './ids.js';
+
+/** The id under which a device confirms an event; undefined for events that no device is sent. */
+export function confirmableId(event: LogEvent): string | undefined {
+  if (event.kind.case === 'message') return event.kind.value.serverMessageId;
+  if (event.kind.case === 'receipt') return event.kind.value.eventId;
+  return undefined;
+}
+
+/**
+ * How a device is written down among those that confirmed a message. A sender's device that has its copy is not one of
+ * the recipient's, even where both are the nil device.
+ */
+export function deviceMark(isCopy: boolean, deviceId: string): string {
+  return isCopy ? `copy/${deviceId}` : deviceId;
+}
+
+/** The fields of a message that a receipt repeats. */
+export interface ReceiptSubject {
+  readonly serverMessageId: string;
+  readonly clientMessageId: string;
+  readonly senderId: string;
+}
+
+/** The event that tells the sender of a message what became of it. The same status always has the same event_id. */
+export function receiptOf(subject: ReceiptSubject, status: MessageStatus, atMs: number, code = ''): LogEvent {
+  return create(LogEventSchema, {
+    userId: subject.senderId,
+    kind: {
+      case: 'receipt',
+      value: {
+        eventId: receiptEventId(subject.serverMessageId, status),
+        serverMessageId: subject.serverMessageId,
+        clientMessageId: subject.clientMessageId,
+        status,
+        atMs: BigInt(atMs),
+        code,
+      },
+    },
+  });
+}
+
+/** The receipt that says how far a recorded message has come, encoded; undefined when it has only been sent. */
+export function standingReceipt(
+  record: ReceiptSubject & { deliveredAtMs: number; readAtMs: number; failedAtMs: number; code: string },
+): Uint8Array | undefined {
+  let receipt: LogEvent | undefined;
+  if (record.readAtMs) receipt = receiptOf(record, MessageStatus.READ, record.readAtMs);
+  else if (record.deliveredAtMs) receipt = receiptOf(record, MessageStatus.DELIVERED, record.deliveredAtMs);
+  else if (record.failedAtMs) receipt = receiptOf(record, MessageStatus.FAILED, record.failedAtMs, record.code);
+  return receipt && toBinary(LogEventSchema, receipt);
+}
+
+export type { LogEvent, MessageEvent, ReceiptEvent };

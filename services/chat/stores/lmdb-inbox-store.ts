@@ -1,0 +1,91 @@
+import type { Database, LmdbEnvironment } from '@chatmesh/mesh/lmdb';
+import type { AgedInbox, InboxRow, InboxStore } from './inbox-store.js';
+import type { Position } from './message-log.js';
+
+const WEEK_MS = 7 * 24 * 3600 * 1000;
+/** Weeks are listed once per device; so many of the latest listings are remembered to save the write. */
+const REMEMBERED_LISTINGS = 50_000;
+
+/** Rows in a table ordered by `user/device/position`, and a listing of `week/user/device` for the sweep. */
+export class LmdbInboxStore implements InboxStore {
+  readonly #environment: LmdbEnvironment;
+  readonly #rows: Database<Buffer, Buffer>;
+  readonly #weeks: Database<Buffer, Buffer>;
+  readonly #listed = new Set<string>();
+
+  constructor(environment: LmdbEnvironment) {
+    this.#environment = environment;
+    this.#rows = environment.table('inbox.rows');
+    this.#weeks = environment.table('inbox.weeks');
+  }
+
+  append(rows: readonly InboxRow[], nowMs: number): Promise<void> {
+    return this.#environment.write(() => {
+      const week = weekOf(nowMs);
+      for (const row of rows) {
+        void this.#rows.put(key(row.userId, row.deviceId, row.position), Buffer.from(row.payload));
+        const listing = `${week}/${row.userId}/${row.deviceId}`;
+        if (this.#listed.has(listing)) continue;
+        if (this.#listed.size >= REMEMBERED_LISTINGS) this.#listed.clear();
+        this.#listed.add(listing);
+        void this.#weeks.put(Buffer.from(listing, 'latin1'), Buffer.alloc(0));
+      }
+    });
+  }
+
+  async page(userId: string, deviceId: string, after: Position | undefined, limit: number): Promise<InboxRow[]> {
+    const prefix = `${userId}/${deviceId}/`;
+    // '~' sorts after every digit of a position.
+    const start = Buffer.from(after === undefined ? prefix : `${prefix}${after}~`, 'latin1');
+    const end = Buffer.from(`${prefix}~`, 'latin1');
+    const rows: InboxRow[] = [];
+    for (const { key: rowKey, value } of this.#rows.getRange({ start, end, limit })) {
+      rows.push({ userId, deviceId, position: rowKey.toString('latin1', prefix.length), payload: value });
+    }
+    return rows;
+  }
+
+  remove(userId: string, deviceId: string, positions: readonly Position[]): Promise<void> {
+    return this.#environment.write(() => {
+      for (const position of positions) void this.#rows.remove(key(userId, deviceId, position));
+    });
+  }
+
+  async clear(userId: string, deviceId: string): Promise<void> {
+    for (;;) {
+      const rows = await this.page(userId, deviceId, undefined, 1000);
+      if (rows.length === 0) return;
+      await this.remove(userId, deviceId, rows.map((row) => row.position));
+    }
+  }
+
+  async aged(beforeMs: number): Promise<AgedInbox[]> {
+    const inboxes = new Map<string, AgedInbox>();
+    for (const { key: listing } of this.#weeks.getRange({ end: Buffer.from(weekOf(beforeMs), 'latin1') })) {
+      const [, userId, deviceId] = listing.toString('latin1').split('/') as [string, string, string];
+      inboxes.set(`${userId}/${deviceId}`, { userId, deviceId });
+    }
+    return [...inboxes.values()];
+  }
+
+  async forgetWeeks(beforeMs: number): Promise<void> {
+    const listings = [...this.#weeks.getKeys({ end: Buffer.from(weekOf(beforeMs), 'latin1') })];
+    if (listings.length === 0) return;
+    await this.#environment.write(() => {
+      for (const listing of listings) void this.#weeks.remove(listing);
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#environment.settled();
+  }
+}
+
+function key(userId: string, deviceId: string, position: Position): Buffer {
+  return Buffer.from(`${userId}/${deviceId}/${position}`, 'latin1');
+}
+
+/** Weeks since 1970 as fixed-width text. */
+function weekOf(ms: number): string {
+  return String(Math.floor(ms / WEEK_MS)).padStart(6, '0');
+}

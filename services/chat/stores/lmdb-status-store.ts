@@ -1,0 +1,267 @@
+import type { Database, LmdbEnvironment } from '@chatmesh/mesh/lmdb';
+import type { StatusRecord, StatusStore, StatusUpdate } from './status-store.js';
+
+/** So many of the latest records are kept in memory before their places are merged into the index. */
+const MERGE_AT = 16_384;
+/** Index entries that one group commit takes, so that a merge never holds up an acceptance for long. */
+const MERGE_STEP = 512;
+const META_INDEXED = 0;
+/** Batches kept decoded: a backlog that is drained asks for the records of one batch one after another. */
+const DECODED_BATCHES = 64;
+
+/** A record as it is stored: the fields of StatusRecord in order. */
+type Row = [string, string, string, string, number, string, string, number, number, number, string, string[]];
+
+/** The newest version of a record and where it is. */
+interface Placed {
+  readonly record: StatusRecord;
+  readonly batch: number;
+  readonly index: number;
+}
+
+/** Versions that go out with one group commit, and what each replaces. */
+interface Batch {
+  readonly number: number;
+  readonly rows: Row[];
+  readonly replaced: (Placed | undefined)[];
+  done: Promise<void>;
+}
+
+/**
+ * Status records in batches in the order of time, and an index from id to place.
+ *
+ * Ids are hashes, so a table in their order would touch a page of its own for each write, and the more so the more it
+ * holds. Here every group commit writes one batch at the end of a sequence; the newest version of the latest records is
+ * kept in memory (and rebuilt at start from the batches that the index does not cover), and places go into the index
+ * many at a time, in order. A batch of which every record has a newer version is deleted.
+ */
+export class LmdbStatusStore implements StatusStore {
+  readonly #environment: LmdbEnvironment;
+  readonly #batches: Database<Row[], number>;
+  readonly #index: Database<Buffer, Buffer>;
+  readonly #meta: Database<number, number>;
+  /** Newest versions that the index does not know yet. */
+  #recent = new Map<string, Placed>();
+  /** Those that are being merged into the index. */
+  #merging = new Map<string, Placed>();
+  /** Records of a batch that have no newer version; batches that were there at start are not counted. */
+  readonly #liveIn = new Map<number, number>();
+  #nextBatch: number;
+  #open: Batch | undefined;
+  readonly #decoded = new Map<number, Row[]>();
+
+  constructor(environment: LmdbEnvironment) {
+    this.#environment = environment;
+    this.#batches = environment.sequence<Row[]>('status.batches');
+    this.#index = environment.table('status.index');
+    this.#meta = environment.sequence<number>('status.meta');
+    const indexed = this.#meta.get(META_INDEXED) ?? 0;
+    let last = indexed;
+    for (const { key: batch, value: rows } of this.#batches.getRange({ start: indexed + 1 })) {
+      rows.forEach((row, index) => void this.#recent.set(row[0], { record: recordOf(row), batch, index }));
+      last = batch;
+    }
+    this.#nextBatch = last + 1;
+  }
+
+  accept(records: readonly StatusRecord[]): Promise<void> {
+    let done = Promise.resolve();
+    for (const record of records) if (!this.#find(record.serverMessageId)) done = this.#put(record);
+    return done;
+  }
+
+  async get(serverMessageIds: readonly string[]): Promise<(StatusRecord | undefined)[]> {
+    return serverMessageIds.map((id) => this.#find(id));
+  }
+
+  update(updates: readonly StatusUpdate[]): Promise<void> {
+    let done = Promise.resolve();
+    for (const update of updates) {
+      const record = this.#find(update.serverMessageId);
+      if (!record) continue;
+      const merged = merge(record, update);
+      if (merged !== record) done = this.#put(merged);
+    }
+    return done;
+  }
+
+  async expire(beforeMs: number): Promise<boolean> {
+    const [oldest] = [...this.#batches.getRange({ limit: 1 })];
+    const indexed = this.#meta.get(META_INDEXED) ?? 0;
+    if (!oldest || oldest.key > indexed || oldest.value.some((row) => row[4] >= beforeMs)) return false;
+    await this.#environment.write(() => {
+      void this.#batches.remove(oldest.key);
+      for (const row of oldest.value) {
+        const place = this.#index.get(keyOf(row[0]));
+        if (place && place.readUIntBE(0, 6) === oldest.key) void this.#index.remove(keyOf(row[0]));
+      }
+    });
+    return true;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#environment.settled();
+  }
+
+  #find(id: string): StatusRecord | undefined {
+    const placed = this.#recent.get(id) ?? this.#merging.get(id);
+    if (placed) return placed.record;
+    const place = this.#index.get(keyOf(id));
+    if (!place) return undefined;
+    const row = this.#rowsOf(place.readUIntBE(0, 6))?.[place.readUInt16BE(6)];
+    return row && recordOf(row);
+  }
+
+  #rowsOf(batch: number): Row[] | undefined {
+    const cached = this.#decoded.get(batch);
+    if (cached) return cached;
+    const rows = this.#batches.get(batch);
+    if (!rows) return undefined;
+    if (this.#decoded.size >= DECODED_BATCHES) this.#decoded.delete(this.#decoded.keys().next().value as number);
+    this.#decoded.set(batch, rows);
+    return rows;
+  }
+
+  #put(record: StatusRecord): Promise<void> {
+    let batch = this.#open;
+    // A place has 16 bits for the index in its batch.
+    if (!batch || batch.rows.length === 0xffff) {
+      const opened: Batch = { number: this.#nextBatch++, rows: [], replaced: [], done: Promise.resolve() };
+      opened.done = this.#environment.write(() => this.#store(opened)).then(
+        () => this.#stored(opened),
+        (error) => this.#refused(opened, error),
+      );
+      opened.done.catch(() => {});
+      this.#open = batch = opened;
+    }
+    const id = record.serverMessageId;
+    batch.replaced.push(this.#recent.get(id) ?? this.#merging.get(id));
+    this.#recent.set(id, { record, batch: batch.number, index: batch.rows.length });
+    batch.rows.push(rowOf(record));
+    if (this.#recent.size >= MERGE_AT && this.#merging.size === 0) void this.#merge();
+    return batch.done;
+  }
+
+  #store(batch: Batch): void {
+    if (this.#open === batch) this.#open = undefined;
+    void this.#batches.put(batch.number, batch.rows);
+  }
+
+  /** The versions are durable: batches that hold only older ones can go. */
+  #stored(batch: Batch): void {
+    this.#liveIn.set(batch.number, (this.#liveIn.get(batch.number) ?? 0) + batch.rows.length);
+    const dead: number[] = [];
+    for (const replaced of batch.replaced) {
+      if (!replaced) continue;
+      const live = this.#liveIn.get(replaced.batch);
+      if (live === undefined) continue;
+      if (live > 1) this.#liveIn.set(replaced.batch, live - 1);
+      else {
+        this.#liveIn.delete(replaced.batch);
+        dead.push(replaced.batch);
+      }
+    }
+    if (dead.length === 0) return;
+    void this.#environment.write(() => {
+      for (const number of dead) void this.#batches.remove(number);
+    });
+  }
+
+  /** The versions did not reach the disk: memory must not claim them. */
+  #refused(batch: Batch, error: unknown): never {
+    for (let i = batch.rows.length - 1; i >= 0; i--) {
+      const id = (batch.rows[i] as Row)[0];
+      const current = this.#recent.get(id);
+      if (!current || current.batch !== batch.number || current.index !== i) continue;
+      const replaced = batch.replaced[i];
+      if (replaced) this.#recent.set(id, replaced);
+      else this.#recent.delete(id);
+    }
+    throw error;
+  }
+
+  /** Moves the places of the recent records into the index, in order of id, a step per group commit. */
+  async #merge(): Promise<void> {
+    this.#merging = this.#recent;
+    this.#recent = new Map();
+    // What comes now goes into a batch that the index will not claim to cover.
+    this.#open = undefined;
+    const through = this.#nextBatch - 1;
+    const sorted = [...this.#merging.keys()].sort();
+    try {
+      for (let at = 0; at < sorted.length; at += MERGE_STEP) {
+        await this.#environment.write(() => {
+          for (const id of sorted.slice(at, at + MERGE_STEP)) {
+            const { batch, index } = this.#merging.get(id) as Placed;
+            const place = Buffer.allocUnsafe(8);
+            place.writeUIntBE(batch, 0, 6);
+            place.writeUInt16BE(index, 6);
+            void this.#index.put(keyOf(id), place);
+          }
+        });
+      }
+      await this.#environment.write(() => void this.#meta.put(META_INDEXED, through));
+      for (const batch of this.#liveIn.keys()) if (batch <= through) this.#liveIn.delete(batch);
+      this.#merging = new Map();
+    } catch {
+      // The disk refused: what was not indexed goes back to memory and is merged with the next ones.
+      for (const [id, placed] of this.#merging) if (!this.#recent.has(id)) this.#recent.set(id, placed);
+      this.#merging = new Map();
+    }
+  }
+}
+
+function merge(record: StatusRecord, update: StatusUpdate): StatusRecord {
+  const deliveredAtMs = record.deliveredAtMs || update.deliveredAtMs;
+  const readAtMs = record.readAtMs || update.readAtMs;
+  const failedAtMs = record.failedAtMs || update.failedAtMs;
+  const { deviceId } = update;
+  const devices = deviceId === undefined || record.devices.includes(deviceId) ? record.devices : [...record.devices, deviceId];
+  const unchanged =
+    deliveredAtMs === record.deliveredAtMs &&
+    readAtMs === record.readAtMs &&
+    failedAtMs === record.failedAtMs &&
+    devices === record.devices;
+  return unchanged ? record : { ...record, deliveredAtMs, readAtMs, failedAtMs, code: record.code || update.code, devices };
+}
+
+function rowOf(r: StatusRecord): Row {
+  return [
+    r.serverMessageId,
+    r.clientMessageId,
+    r.senderId,
+    r.recipientId,
+    r.acceptedAtMs,
+    r.position,
+    r.fingerprint,
+    r.deliveredAtMs,
+    r.readAtMs,
+    r.failedAtMs,
+    r.code,
+    r.devices as string[],
+  ];
+}
+
+function recordOf(row: Row): StatusRecord {
+  const [serverMessageId, clientMessageId, senderId, recipientId, acceptedAtMs, position, fingerprint] = row;
+  const [, , , , , , , deliveredAtMs, readAtMs, failedAtMs, code, devices] = row;
+  return {
+    serverMessageId,
+    clientMessageId,
+    senderId,
+    recipientId,
+    acceptedAtMs,
+    position,
+    fingerprint,
+    deliveredAtMs,
+    readAtMs,
+    failedAtMs,
+    code,
+    devices,
+  };
+}
+
+/** A UUID as its 16 bytes. */
+function keyOf(id: string): Buffer {
+  return Buffer.from(id.replaceAll('-', ''), 'hex');
+}

@@ -1,0 +1,52 @@
+import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
+
+/**
+ * Where an event stands in the log: fixed-width text whose order as text is the order of the events of one key.
+ */
+export type Position = string;
+
+/** One event as the log hands it to the owner of its key. */
+export interface LogRecord {
+  readonly position: Position;
+  readonly event: LogEvent;
+  /** The event as it is encoded; not to be changed. */
+  readonly payload: Uint8Array;
+  /**
+   * True when the event may have been handled before: it was on the log when the log was opened, or its key came
+   * from another consumer. False proves that it is handed out for the first time.
+   */
+  readonly mayRepeat: boolean;
+}
+
+/** A member of the group of consumers that share the log. */
+export interface LogConsumer {
+  /** Marks records as handled: they are not handed out again, at the latest one second later. */
+  acknowledge(records: readonly LogRecord[]): void;
+  /** Leaves: what is not acknowledged is handed to other consumers, in order. */
+  close(): Promise<void>;
+}
+
+/**
+ * Every accepted event, until it is handled. The key of an event is its `userId`.
+ *
+ * Each key belongs to one consumer at a time. Its events are handed out in the order in which they were published;
+ * when the key moves, the new consumer gets what was not acknowledged, in order, before anything newer.
+ */
+export interface MessageLog extends AsyncDisposable {
+  /**
+   * Appends events. They keep the order of the array and of the calls.
+   *
+   * @returns their positions, when all of them are durable.
+   * @throws MeshError `unavailable` when they could not be made durable: none of them may be taken as accepted.
+   */
+  publish(events: readonly LogEvent[]): Promise<Position[]>;
+  /**
+   * Joins the group of consumers. `handle` gets records in order and must not throw; at most `maxUnacknowledged`
+   * records are out at a time, the rest waits on the log.
+   */
+  consume(handle: (records: LogRecord[]) => void, options: { maxUnacknowledged: number }): Promise<LogConsumer>;
+  /** Events published and not yet acknowledged. */
+  readonly backlog: number;
+  /** False while the last attempt to write failed. */
+  readonly writable: boolean;
+}

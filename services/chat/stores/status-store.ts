@@ -1,0 +1,46 @@
+import type { Position } from './message-log.js';
+
+/** What is known of one accepted message, for as long as an undelivered message is kept and a little longer. Never its content. */
+export interface StatusRecord {
+  readonly serverMessageId: string;
+  readonly clientMessageId: string;
+  readonly senderId: string;
+  readonly recipientId: string;
+  readonly acceptedAtMs: number;
+  /** Where the message stands in the log: a second copy of it stands elsewhere. */
+  readonly position: Position;
+  /** A keyed hash of recipient and content, hexadecimal. */
+  readonly fingerprint: string;
+  /** 0 until the first device confirmed. */
+  readonly deliveredAtMs: number;
+  /** 0 until it was read. */
+  readonly readAtMs: number;
+  /** 0 unless it was given up. */
+  readonly failedAtMs: number;
+  /** Why it was given up. */
+  readonly code: string;
+  /** Devices that confirmed: it is not sent to them again. */
+  readonly devices: readonly string[];
+}
+
+/** What has become known of a message since it was accepted. Times are 0 where they say nothing. */
+export interface StatusUpdate {
+  readonly serverMessageId: string;
+  readonly deviceId?: string;
+  readonly deliveredAtMs: number;
+  readonly readAtMs: number;
+  readonly failedAtMs: number;
+  readonly code: string;
+}
+
+/** One record for each accepted message. All writes are durable when their promise resolves. */
+export interface StatusStore extends AsyncDisposable {
+  /** Records acceptances; a message that has a record keeps it. @throws MeshError `unavailable` */
+  accept(records: readonly StatusRecord[]): Promise<void>;
+  /** The records of messages, in the order asked; undefined for unknown ones. Sees every write whose promise resolved. */
+  get(serverMessageIds: readonly string[]): Promise<(StatusRecord | undefined)[]>;
+  /** Merges updates: the earliest time of each kind stays. Updates of unknown messages are ignored. @throws MeshError `unavailable` */
+  update(updates: readonly StatusUpdate[]): Promise<void>;
+  /** Drops records accepted before `beforeMs`, some at a time; true when there may be more. */
+  expire(beforeMs: number): Promise<boolean>;
+}
