@@ -1,0 +1,13 @@
+/**
+ * Tests are compiled by `tsc -b` and run as the ES modules that they are: nothing is transformed here.
+ * @type {import('jest').Config}
+ */
+export default {
+  roots: ['<rootDir>/test/dist'],
+  testMatch: ['**/*.test.js'],
+  setupFiles: ['<rootDir>/test/setup.mjs'],
+  transform: {},
+  injectGlobals: false,
+  testTimeout: 60_000,
+  maxWorkers: 2,
+};

@@ -1,0 +1,38 @@
+// Makes services/user/dist/database-template-<pglite version>.tar.gz: an empty database, as the user service loads it.
+// The first opening of an embedded database runs initdb, which takes seconds; loading this copy of its result takes
+// a fraction of one. The version is in the name, so that an upgrade of PGlite makes a new template.
+import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+
+const service = fileURLToPath(new URL('../services/user/', import.meta.url));
+const dist = join(service, 'dist');
+const { resolve } = createRequire(join(service, 'package.json'));
+
+/** @returns {Promise<string>} the version of the package that `entry`, one of its files, belongs to */
+async function versionOf(entry) {
+  for (let folder = dirname(entry); ; folder = dirname(folder)) {
+    const text = await readFile(join(folder, 'package.json'), 'utf8').catch(() => '{}');
+    const { name, version } = JSON.parse(text);
+    if (name === '@electric-sql/pglite') return version;
+    if (folder === dirname(folder)) throw new Error(`${entry} lies in no package that has a version`);
+  }
+}
+
+const entry = resolve('@electric-sql/pglite');
+const name = `database-template-${await versionOf(entry)}.tar.gz`;
+
+await mkdir(dist, { recursive: true });
+const templates = (await readdir(dist)).filter((file) => file.startsWith('database-template-'));
+if (!templates.includes(name)) {
+  const { PGlite } = await import(pathToFileURL(entry).href);
+  const database = await PGlite.create();
+  const dump = await database.dumpDataDir('gzip');
+  await database.close();
+  // Renamed only when complete: an interrupted build never leaves half a template behind.
+  const partial = join(dist, `.${name}.${process.pid}`);
+  await writeFile(partial, Buffer.from(await dump.arrayBuffer()));
+  await rename(partial, join(dist, name));
+  for (const outdated of templates) await rm(join(dist, outdated), { force: true });
+}
