@@ -77,10 +77,11 @@ export class LmdbStatusStore implements StatusStore {
   update(updates: readonly StatusUpdate[]): Promise<void> {
     let done = Promise.resolve();
     for (const update of updates) {
-      const record = this.#find(update.serverMessageId);
+      const found = this.#find(update.serverMessageId);
+      const record = found ?? update.base;
       if (!record) continue;
       const merged = merge(record, update);
-      if (merged !== record) done = this.#put(merged);
+      if (merged !== found) done = this.#put(merged);
     }
     return done;
   }

@@ -26,7 +26,10 @@ export interface StatusRecord {
 /** What has become known of a message since it was accepted. Times are 0 where they say nothing. */
 export interface StatusUpdate {
   readonly serverMessageId: string;
-  readonly deviceId?: string;
+  /** The record as acceptance writes it: where there is none yet, it is written too. */
+  readonly base: StatusRecord | undefined;
+  /** A device that confirmed. */
+  readonly deviceId: string | undefined;
   readonly deliveredAtMs: number;
   readonly readAtMs: number;
   readonly failedAtMs: number;
@@ -39,7 +42,7 @@ export interface StatusStore extends AsyncDisposable {
   accept(records: readonly StatusRecord[]): Promise<void>;
   /** The records of messages, in the order asked; undefined for unknown ones. Sees every write whose promise resolved. */
   get(serverMessageIds: readonly string[]): Promise<(StatusRecord | undefined)[]>;
-  /** Merges updates: the earliest time of each kind stays. Updates of unknown messages are ignored. @throws MeshError `unavailable` */
+  /** Merges updates: the earliest time of each kind stays. Updates of unknown messages without a `base` are ignored. @throws MeshError `unavailable` */
   update(updates: readonly StatusUpdate[]): Promise<void>;
   /** Drops records accepted before `beforeMs`, some at a time; true when there may be more. */
   expire(beforeMs: number): Promise<boolean>;

@@ -1,0 +1,84 @@
+import type { MessageEvent } from '@chatmesh/gen/chat/v1/log';
+import type { LogRecord, Position } from '../stores/message-log.js';
+import type { EdgeLink } from './edge-link.js';
+import type { Recipient } from './recipient.js';
+
+/** One event in the hands of the owner, shared by all devices that it is for. */
+export interface Tracked {
+  /** What a device confirms it by. */
+  readonly id: string;
+  readonly payload: Uint8Array;
+  /** Set for messages. */
+  readonly message: MessageEvent | undefined;
+  /** The record on the log, as long as the log holds it. */
+  record: LogRecord | undefined;
+  readonly receivedAtMs: number;
+  /** Devices for which the event is neither stored in the inbox nor durably confirmed: at 0 the log may forget it. */
+  open: number;
+  /** Deliveries that are in a window or settle: at 0 the actor may forget the event. */
+  deliveries: number;
+  /** 0 until a device of the recipient confirmed it. */
+  deliveredAtMs: number;
+  /** 0 until it was read. */
+  readAtMs: number;
+}
+
+/** One event on its way to one device. It moves from the log to the inbox, or straight to confirmed. */
+export interface Delivery {
+  readonly tracked: Tracked;
+  readonly device: Device;
+  readonly position: Position;
+  /** True while it counts in `tracked.open`. */
+  counted: boolean;
+  /** Its row in the inbox: `none` to `writing` to `written`. */
+  row: 'none' | 'writing' | 'written';
+  /** Confirmed durably while the row was being written: the row goes as soon as it is there. */
+  confirmedEarly: boolean;
+  sentAtMs: number;
+  attempts: number;
+}
+
+/** A session that this router is attached to, or is attaching to. */
+export interface AttachedSession {
+  readonly link: EdgeLink;
+  readonly number: number;
+  /** The edge has confirmed the attachment. */
+  ready: boolean;
+  /** Position of the opening: caught_up follows everything up to it. Undefined until the opening was seen. */
+  openedAt: Position | undefined;
+  caughtUp: boolean;
+}
+
+/**
+ * One device of a recipient.
+ *
+ * `offline` (no session) to `draining` when a session is attached; `draining` to `live` when its inbox is empty; `live`
+ * to `draining` when the window is full; any to `offline` when the session goes.
+ */
+export class Device {
+  readonly id: string;
+  readonly recipient: Recipient;
+  state: 'offline' | 'draining' | 'live' = 'offline';
+  session: AttachedSession | undefined;
+  /** Transmitted and not confirmed, by id, in the order of transmission. */
+  readonly window = new Map<string, Delivery>();
+  /** Confirmed, but the confirmation is not durable yet: by id. */
+  readonly settling = new Set<string>();
+  /** Rows on their way into the inbox. */
+  readonly appending: Set<Position> = new Set();
+  /** Grows with each append that has completed. */
+  appends = 0;
+  /** The last position transmitted to the present session. */
+  cursor: Position | undefined;
+  draining = false;
+
+  constructor(recipient: Recipient, id: string) {
+    this.recipient = recipient;
+    this.id = id;
+  }
+
+  /** Nothing of this device is on its way. */
+  get idle(): boolean {
+    return !this.session && this.window.size === 0 && this.settling.size === 0 && this.appending.size === 0;
+  }
+}

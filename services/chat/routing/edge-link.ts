@@ -1,0 +1,110 @@
+import { create, type MessageInitShape } from '@bufbuild/protobuf';
+import { type Push, PushSchema, type RouteResponse, RouteResponseSchema } from '@chatmesh/gen/chat/v1/router';
+import type { Device } from './device.js';
+
+/** Where an edge's frames go. */
+export interface FrameSink {
+  /** Takes one frame; false when the transport holds more than it should. */
+  write(frame: RouteResponse): boolean;
+}
+
+const NOTHING = new Uint8Array(0);
+
+/**
+ * The router's end of the stream to one edge. What one turn of the event loop has to say to the edge becomes one frame.
+ */
+export class EdgeLink {
+  readonly edgeId: string;
+  /** The sessions of this edge that this router owns, by the edge's number. */
+  readonly sessions = new Map<number, Device>();
+  readonly #sink: FrameSink;
+  #frame: RouteResponse | undefined;
+  #lastPush: Push | undefined;
+  #closed = false;
+
+  constructor(edgeId: string, sink: FrameSink) {
+    this.edgeId = edgeId;
+    this.#sink = sink;
+  }
+
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  /** Sends an encoded event to a session. */
+  push(session: number, event: Uint8Array): void {
+    const last = this.#lastPush;
+    if (last && last.event === event) {
+      last.sessions.push(session);
+      return;
+    }
+    const push = create(PushSchema);
+    push.sessions = [session];
+    push.event = event as Uint8Array<ArrayBuffer>;
+    this.#out().pushes.push(push);
+    this.#lastPush = push;
+  }
+
+  /** Tells a session that it is caught up. */
+  caughtUp(session: number): void {
+    this.#lastPush = create(PushSchema, { sessions: [session], event: NOTHING, caughtUp: true });
+    this.#out().pushes.push(this.#lastPush);
+  }
+
+  /** Takes ownership of a session. */
+  attach(session: number, device: Device, withoutOpening: boolean): void {
+    this.sessions.set(session, device);
+    this.#add('attach', { session, withoutOpening });
+  }
+
+  /** Gives a session up without ending it. */
+  release(session: number): void {
+    this.sessions.delete(session);
+  }
+
+  /** Ends a session with a close code of the wire contract. */
+  closeSession(session: number, code: number, reason: string): void {
+    this.sessions.delete(session);
+    this.#add('close', { session, code, reason });
+  }
+
+  /** Tells a session that it confirmed messages that were not sent to its user. */
+  refuse(session: number, serverMessageIds: string[]): void {
+    this.#add('refused', { session, serverMessageIds });
+  }
+
+  /** Answers a submit. */
+  answer(result: RouteResponse['submitResults'][number]): void {
+    this.#out().submitResults.push(result);
+  }
+
+  /** Says that every confirmation up to `sequence` is durable. */
+  confirmedThrough(sequence: number): void {
+    this.#out().confirmedSequence = sequence;
+  }
+
+  /** The stream is gone: nothing is sent any more. */
+  close(): void {
+    this.#closed = true;
+    this.#frame = undefined;
+  }
+
+  #add<K extends 'attach' | 'close' | 'refused'>(field: K, init: object): void {
+    const part = create(RouteResponseSchema, { [field]: [init] } as MessageInitShape<typeof RouteResponseSchema>);
+    (this.#out()[field] as unknown[]).push(...part[field]);
+  }
+
+  #out(): RouteResponse {
+    if (this.#frame) return this.#frame;
+    this.#frame = create(RouteResponseSchema);
+    setImmediate(() => this.#flush());
+    return this.#frame;
+  }
+
+  #flush(): void {
+    const frame = this.#frame;
+    this.#frame = undefined;
+    this.#lastPush = undefined;
+    if (frame && !this.#closed) this.#sink.write(frame);
+  }
+}

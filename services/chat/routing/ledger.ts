@@ -1,0 +1,240 @@
+import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
+import { MeshError, sleep } from '@chatmesh/mesh';
+import type { InboxRow, InboxStore } from '../stores/inbox-store.js';
+import type { LogConsumer, LogRecord, MessageLog, Position } from '../stores/message-log.js';
+import type { StatusRecord, StatusStore, StatusUpdate } from '../stores/status-store.js';
+import type { Delivery } from './device.js';
+
+/** What the ledger reports back when something is durable. */
+export interface LedgerListener {
+  /** The delivery's row is in the inbox. */
+  stored(delivery: Delivery): void;
+  /** The delivery's confirmation is durable, and its row is gone from the inbox if it had one. */
+  settled(delivery: Delivery): void;
+  /** The row could not be stored for another reason than an outage. */
+  unstorable(delivery: Delivery, error: MeshError): void;
+}
+
+export interface LedgerStores {
+  readonly log: MessageLog;
+  readonly inbox: InboxStore;
+  readonly statuses: StatusStore;
+}
+
+interface Confirmed {
+  readonly update: StatusUpdate | undefined;
+  readonly receipt: LogEvent | undefined;
+  readonly delivery: Delivery | undefined;
+}
+
+const FIRST_RETRY_MS = 100;
+const LAST_RETRY_MS = 5_000;
+
+/**
+ * Writes what the owner decides, in batches, and keeps the order that the promises rest on: a confirmation and its
+ * receipt are durable before the event leaves the log or the inbox; a row is in the inbox, and the message has its status
+ * record, before the log forgets it. A store that is unavailable is waited for; meanwhile the next batch grows.
+ */
+export class Ledger {
+  readonly #stores: LedgerStores;
+  readonly #listener: LedgerListener;
+  readonly #now: () => number;
+  readonly #signal: AbortSignal;
+  #consumer: LogConsumer | undefined;
+  #appends: Delivery[] = [];
+  #confirmed: Confirmed[] = [];
+  #handled: LogRecord[] = [];
+  #appending = false;
+  #confirming = false;
+  #acknowledging = false;
+  #barriers: (() => void)[] = [];
+
+  constructor(stores: LedgerStores, listener: LedgerListener, options: { now: () => number; signal: AbortSignal }) {
+    this.#stores = stores;
+    this.#listener = listener;
+    this.#now = options.now;
+    this.#signal = options.signal;
+  }
+
+  /** Whose records {@link acknowledge} acknowledges. */
+  set consumer(consumer: LogConsumer) {
+    this.#consumer = consumer;
+  }
+
+  /** Puts a delivery's row into the inbox of its device. */
+  append(delivery: Delivery): void {
+    this.#appends.push(delivery);
+    if (this.#appending) return;
+    this.#appending = true;
+    setImmediate(() => void this.#writeAppends());
+  }
+
+  /** Records a confirmation, publishes its receipt, then settles the delivery. */
+  confirm(confirmed: Confirmed): void {
+    this.#confirmed.push(confirmed);
+    if (this.#confirming) return;
+    this.#confirming = true;
+    setImmediate(() => void this.#writeConfirmed());
+  }
+
+  /** Resolves when every confirmation handed in so far is durable; at once when there is none. */
+  barrier(): Promise<void> {
+    if (!this.#confirming) return Promise.resolve();
+    return new Promise((resolve) => this.#barriers.push(resolve));
+  }
+
+  /** Lets the log forget a record: everything about it is durable elsewhere. */
+  acknowledge(record: LogRecord): void {
+    this.#handled.push(record);
+    if (this.#acknowledging) return;
+    this.#acknowledging = true;
+    setImmediate(() => {
+      this.#acknowledging = false;
+      const handled = this.#handled;
+      this.#handled = [];
+      this.#consumer?.acknowledge(handled);
+    });
+  }
+
+  /** Runs `attempt` until it succeeds or fails for another reason than an outage. */
+  async whileUnavailable<T>(attempt: () => Promise<T>): Promise<T> {
+    for (let delayMs = FIRST_RETRY_MS; ; delayMs = Math.min(LAST_RETRY_MS, delayMs * 2)) {
+      try {
+        return await attempt();
+      } catch (error) {
+        if (!(error instanceof MeshError) || !isOutage(error)) throw error;
+        await sleep(delayMs, { signal: this.#signal });
+      }
+    }
+  }
+
+  async #writeAppends(): Promise<void> {
+    while (this.#appends.length > 0) {
+      const batch = this.#appends;
+      this.#appends = [];
+      try {
+        await this.#store(batch);
+        this.#storedAll(batch);
+      } catch (error) {
+        if (this.#signal.aborted) return;
+        // One bad row must not take the others with it.
+        for (const delivery of batch) await this.#storeAlone(delivery);
+      }
+    }
+    this.#appending = false;
+  }
+
+  #store(batch: readonly Delivery[]): Promise<unknown> {
+    const rows = batch.map(rowOf);
+    const records = batch.map(({ tracked, position }) => baseRecord(tracked.message, position)).filter((r) => r !== undefined);
+    return this.whileUnavailable(() =>
+      Promise.all([this.#stores.inbox.append(rows, this.#now()), this.#stores.statuses.accept(records)]),
+    );
+  }
+
+  async #storeAlone(delivery: Delivery): Promise<void> {
+    try {
+      await this.#store([delivery]);
+      this.#storedAll([delivery]);
+    } catch (error) {
+      if (this.#signal.aborted) return;
+      this.#listener.unstorable(delivery, error instanceof MeshError ? error : new MeshError('internal', 'inbox append failed', { cause: error }));
+    }
+  }
+
+  async #writeConfirmed(): Promise<void> {
+    try {
+      while (this.#confirmed.length > 0) {
+        const batch = this.#confirmed;
+        const barriers = this.#barriers;
+        this.#confirmed = [];
+        this.#barriers = [];
+        const updates = batch.map((c) => c.update).filter((u) => u !== undefined);
+        const receipts = batch.map((c) => c.receipt).filter((r) => r !== undefined);
+        await Promise.all([
+          updates.length > 0 && this.whileUnavailable(() => this.#stores.statuses.update(updates)),
+          receipts.length > 0 && this.whileUnavailable(() => this.#stores.log.publish(receipts)),
+        ]);
+        for (const barrier of barriers) barrier();
+        this.#settle(batch);
+      }
+    } catch (error) {
+      if (!this.#signal.aborted) throw error;
+    } finally {
+      this.#confirming = false;
+    }
+  }
+
+  #storedAll(deliveries: readonly Delivery[]): void {
+    for (const delivery of deliveries) {
+      delivery.row = 'written';
+      this.#listener.stored(delivery);
+    }
+    this.#removeRows(deliveries.filter((delivery) => delivery.confirmedEarly));
+  }
+
+  #settle(batch: readonly Confirmed[]): void {
+    const stored: Delivery[] = [];
+    for (const { delivery } of batch) {
+      if (!delivery) continue;
+      if (delivery.row === 'none') this.#listener.settled(delivery);
+      else if (delivery.row === 'written') stored.push(delivery);
+      else delivery.confirmedEarly = true;
+    }
+    this.#removeRows(stored);
+  }
+
+  /** Removes the rows of confirmed deliveries, then settles them. */
+  #removeRows(deliveries: readonly Delivery[]): void {
+    const byDevice = new Map<Delivery['device'], Delivery[]>();
+    for (const delivery of deliveries) {
+      const rows = byDevice.get(delivery.device);
+      if (rows) rows.push(delivery);
+      else byDevice.set(delivery.device, [delivery]);
+    }
+    for (const [device, rows] of byDevice) {
+      // Where a row cannot be removed it stays; the status record keeps it from being sent again.
+      this.remove(
+        device.recipient.userId,
+        device.id,
+        rows.map((row) => row.position),
+      )
+        .catch(() => {})
+        .then(() => {
+          for (const row of rows) this.#listener.settled(row);
+        });
+    }
+  }
+
+  /** Removes rows whose confirmation is durable. */
+  remove(userId: string, deviceId: string, positions: readonly Position[]): Promise<void> {
+    return this.whileUnavailable(() => this.#stores.inbox.remove(userId, deviceId, positions));
+  }
+}
+
+function isOutage(error: MeshError): boolean {
+  return error.kind === 'unavailable' || error.kind === 'deadline_exceeded';
+}
+
+function rowOf({ device, position, tracked }: Delivery): InboxRow {
+  return { userId: device.recipient.userId, deviceId: device.id, position, payload: tracked.payload };
+}
+
+/** The status record that acceptance writes, from the event itself: an owner restores it where acceptance did not get so far. */
+export function baseRecord(message: Delivery['tracked']['message'], position: Position): StatusRecord | undefined {
+  if (!message || message.copy) return undefined;
+  return {
+    serverMessageId: message.serverMessageId,
+    clientMessageId: message.clientMessageId,
+    senderId: message.senderId,
+    recipientId: message.receiverId,
+    acceptedAtMs: Number(message.acceptedAtMs),
+    position,
+    fingerprint: message.fingerprint,
+    deliveredAtMs: 0,
+    readAtMs: 0,
+    failedAtMs: 0,
+    code: '',
+    devices: [],
+  };
+}

@@ -1,0 +1,403 @@
+import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
+import type { Confirmation } from '@chatmesh/gen/chat/v1/router';
+import { type Logger, MeshError, sleep } from '@chatmesh/mesh';
+import { type ReceiptSubject, receiptOf } from '../domain/events.js';
+import type { InboxStore } from '../stores/inbox-store.js';
+import type { LogConsumer, LogRecord, MessageLog, Position } from '../stores/message-log.js';
+import type { StatusRecord, StatusStore } from '../stores/status-store.js';
+import type { Delivery, Device, Tracked } from './device.js';
+import type { CachedDirectory, DirectoryUser } from './directory.js';
+import type { EdgeLink } from './edge-link.js';
+import { baseRecord, Ledger } from './ledger.js';
+import { Recipient } from './recipient.js';
+
+/** A live session, as presence knows it. */
+export interface LocatedSession {
+  readonly edgeId: string;
+  readonly session: number;
+  readonly deviceId: string;
+}
+
+/** Where a user's sessions are. */
+export interface SessionFinder {
+  /** @throws MeshError when presence is away: no promise depends on its answer. */
+  sessions(userId: string): Promise<LocatedSession[]>;
+}
+
+export interface OwnerOptions {
+  readonly maxUnacknowledged: number;
+  /** How often an unconfirmed event is sent again before its session is closed. */
+  readonly deliveryRetries: number;
+  /** The wait before the first repeat; it doubles with each. */
+  readonly deliveryRetryMs: number;
+  /** How long an event stays on the log before it moves to the inbox. */
+  readonly maxHoldMs: number;
+  /** How often handling of an event is tried before it is given up, and the first wait in between. */
+  readonly handlingAttempts: number;
+  readonly handlingRetryMs: number;
+}
+
+export const OWNER_DEFAULTS: OwnerOptions = {
+  maxUnacknowledged: 10_000,
+  deliveryRetries: 3,
+  deliveryRetryMs: 10_000,
+  maxHoldMs: 2_000,
+  handlingAttempts: 10,
+  handlingRetryMs: 100,
+};
+
+export interface OwnerDeps {
+  readonly log: MessageLog;
+  readonly deadLetters: MessageLog;
+  readonly inbox: InboxStore;
+  readonly statuses: StatusStore;
+  readonly directory: CachedDirectory;
+  readonly presence: SessionFinder;
+  readonly now: () => number;
+  readonly logger: Logger;
+  readonly options: OwnerOptions;
+}
+
+const SWEEP_MS = 250;
+const HANDLING_RETRY_MAX_MS = 30_000;
+const FORGET_IDLE_MS = 60_000;
+/** Messages handled of late, by which a second copy is told: a client repeats a send within seconds. */
+const SEEN_MESSAGES = 50_000;
+
+/**
+ * Owns the users whose keys the log hands to this router: one {@link Recipient} per active user. Consumes the log, keeps
+ * the timers that all recipients share, and writes through the {@link Ledger}.
+ */
+export class Owner {
+  readonly inbox: InboxStore;
+  readonly statuses: StatusStore;
+  readonly now: () => number;
+  /** Devices with something in their window. */
+  readonly unconfirmed = new Set<Device>();
+  readonly #deps: OwnerDeps;
+  readonly #ledger: Ledger;
+  readonly #recipients = new Map<string, Recipient>();
+  readonly #links = new Map<string, EdgeLink>();
+  readonly #stop = new AbortController();
+  /** Events on the log, oldest first, until they are confirmed or stored. */
+  #held: { recipient: Recipient; tracked: Tracked }[] = [];
+  #heldFrom = 0;
+  /** Recipients that had nothing to do, in the order in which that began. */
+  readonly #idle = new Set<Recipient>();
+  readonly #seen = new Map<string, Position>();
+  #consumer: LogConsumer | undefined;
+  #deadConsumer: LogConsumer | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  /** Called when an event is transmitted, with the time since its acceptance. */
+  onTransmitted: (message: NonNullable<Tracked['message']>) => void = () => {};
+
+  constructor(deps: OwnerDeps) {
+    this.#deps = deps;
+    this.inbox = deps.inbox;
+    this.statuses = deps.statuses;
+    this.now = deps.now;
+    this.#ledger = new Ledger(
+      { log: deps.log, inbox: deps.inbox, statuses: deps.statuses },
+      {
+        stored: (delivery) => delivery.device.recipient.stored(delivery),
+        settled: (delivery) => delivery.device.recipient.settled(delivery),
+        unstorable: (delivery, error) => void this.#giveUpStoring(delivery, error),
+      },
+      { now: deps.now, signal: this.#stop.signal },
+    );
+  }
+
+  /** How many users have an actor here. */
+  get recipients(): number {
+    return this.#recipients.size;
+  }
+
+  /** Joins the log's consumers. */
+  async start(): Promise<void> {
+    const { log, deadLetters, options } = this.#deps;
+    this.#timer = setInterval(() => this.#sweep(), SWEEP_MS).unref();
+    this.#consumer = await log.consume((records) => this.#handle(records), { maxUnacknowledged: options.maxUnacknowledged });
+    this.#ledger.consumer = this.#consumer;
+    this.#deadConsumer = await deadLetters.consume((records) => void this.#tellFailures(records), { maxUnacknowledged: 1000 });
+  }
+
+  /** Leaves the log's consumers; what is unacknowledged goes to others, or waits. */
+  async stop(): Promise<void> {
+    clearInterval(this.#timer);
+    await this.#consumer?.close();
+    await this.#deadConsumer?.close();
+    this.#stop.abort();
+  }
+
+  /** Resolves when what was decided so far is durable. */
+  async settled(): Promise<void> {
+    await this.#ledger.barrier();
+  }
+
+  /** An edge has connected. */
+  addLink(link: EdgeLink): void {
+    this.#links.set(link.edgeId, link);
+  }
+
+  /** An edge is gone, and its sessions with it. */
+  removeLink(link: EdgeLink): void {
+    link.close();
+    if (this.#links.get(link.edgeId) === link) this.#links.delete(link.edgeId);
+    for (const [number, device] of [...link.sessions]) device.recipient.detach(device, link, number);
+  }
+
+  link(edgeId: string): EdgeLink | undefined {
+    return this.#links.get(edgeId);
+  }
+
+  /** A device confirms events through a session that this router owns. Resolves when that is durable. */
+  async confirm(link: EdgeLink, confirmations: readonly Confirmation[]): Promise<void> {
+    const late: Promise<void>[] = [];
+    for (const { session, status, ids } of confirmations) {
+      const device = link.sessions.get(session);
+      if (!device) continue;
+      const waiting = device.recipient.confirm(device, status, ids);
+      if (!waiting) continue;
+      late.push(
+        waiting.then((unknown) => {
+          if (unknown.length > 0) link.refuse(session, unknown);
+        }),
+      );
+    }
+    if (late.length > 0) await Promise.all(late);
+    await this.#ledger.barrier();
+  }
+
+  // What recipients need.
+
+  async lookUp(userId: string): Promise<{ user: DirectoryUser | null; sessions: { link: EdgeLink; number: number; deviceId: string }[] }> {
+    const { directory, presence, logger } = this.#deps;
+    const [user, located] = await Promise.all([
+      directory.peek(userId) ?? this.whileUnavailable(() => directory.find(userId)),
+      presence.sessions(userId).catch((error) => {
+        logger.warn({ err: error }, 'presence is away; sessions are attached when their edges open them again');
+        return [];
+      }),
+    ]);
+    const sessions: { link: EdgeLink; number: number; deviceId: string }[] = [];
+    for (const { edgeId, session, deviceId } of located) {
+      const link = this.#links.get(edgeId);
+      if (link) sessions.push({ link, number: session, deviceId });
+    }
+    return { user, sessions };
+  }
+
+  append(delivery: Delivery): void {
+    this.#ledger.append(delivery);
+  }
+
+  confirmed(confirmed: Parameters<Ledger['confirm']>[0]): void {
+    this.#ledger.confirm(confirmed);
+  }
+
+  acknowledge(record: LogRecord): void {
+    this.#ledger.acknowledge(record);
+  }
+
+  barrier(): Promise<void> {
+    return this.#ledger.barrier();
+  }
+
+  whileUnavailable<T>(attempt: () => Promise<T>): Promise<T> {
+    return this.#ledger.whileUnavailable(attempt);
+  }
+
+  remove(userId: string, deviceId: string, positions: readonly Position[]): Promise<void> {
+    return this.#ledger.remove(userId, deviceId, positions);
+  }
+
+  /** Keeps an eye on an event until the log may forget it. */
+  hold(recipient: Recipient, tracked: Tracked): void {
+    this.#held.push({ recipient, tracked });
+  }
+
+  transmitted(tracked: Tracked): void {
+    if (tracked.message) this.onTransmitted(tracked.message);
+  }
+
+  /** True when another copy of the message was handled of late. */
+  seen(serverMessageId: string, copy: boolean, position: Position): boolean {
+    const key = copy ? `copy/${serverMessageId}` : serverMessageId;
+    const earlier = this.#seen.get(key);
+    if (earlier !== undefined) return earlier !== position;
+    if (this.#seen.size >= SEEN_MESSAGES) this.#seen.delete(this.#seen.keys().next().value as string);
+    this.#seen.set(key, position);
+    return false;
+  }
+
+  /** A recipient may have become idle. */
+  idle(recipient: Recipient): void {
+    if (this.#idle.has(recipient) || !recipient.idle) return;
+    recipient.idleSinceMs = this.now();
+    this.#idle.add(recipient);
+  }
+
+  drainFailed(error: unknown): void {
+    if (!this.#stop.signal.aborted) this.#deps.logger.error({ err: error }, 'a drain stopped');
+  }
+
+  /** Publishes again what a recorded message's sender should have been told. */
+  async republish(record: StatusRecord): Promise<void> {
+    const receipt = record.readAtMs
+      ? receiptOf(record, MessageStatus.READ, record.readAtMs)
+      : record.deliveredAtMs
+        ? receiptOf(record, MessageStatus.DELIVERED, record.deliveredAtMs)
+        : undefined;
+    if (receipt) await this.whileUnavailable(() => this.#deps.log.publish([receipt]));
+  }
+
+  /** Gives a message up and tells its sender. */
+  async fail(record: LogRecord, code: string): Promise<void> {
+    if (record.event.kind.case !== 'message' || record.event.kind.value.copy) return;
+    const message = record.event.kind.value;
+    await this.failMessage(message, baseRecord(message, record.position), code);
+  }
+
+  async failMessage(subject: ReceiptSubject, base: StatusRecord | undefined, code: string): Promise<void> {
+    const atMs = this.now();
+    const { serverMessageId } = subject;
+    await this.whileUnavailable(() =>
+      this.statuses.update([{ serverMessageId, base, deviceId: undefined, deliveredAtMs: 0, readAtMs: 0, failedAtMs: atMs, code }]),
+    );
+    await this.whileUnavailable(() => this.#deps.log.publish([receiptOf(subject, MessageStatus.FAILED, atMs, code)]));
+  }
+
+  /** Tries again to handle a record whose first attempt failed; in the end it becomes a dead letter. */
+  async retry(record: LogRecord, attempt: () => Promise<void>, firstError: unknown): Promise<void> {
+    const { handlingAttempts, handlingRetryMs } = this.#deps.options;
+    let error = firstError;
+    for (let n = 1; n < handlingAttempts; n++) {
+      if (this.#stop.signal.aborted) return;
+      this.#deps.logger.warn({ err: error, position: record.position, attempt: n }, 'an event could not be handled');
+      await sleep(Math.min(HANDLING_RETRY_MAX_MS, handlingRetryMs * 2 ** (n - 1)), { signal: this.#stop.signal }).catch(() => {});
+      if (this.#stop.signal.aborted) return;
+      try {
+        await this.whileUnavailable(attempt);
+        return;
+      } catch (again) {
+        error = again;
+      }
+    }
+    await this.#bury(record, error);
+  }
+
+  #handle(records: readonly LogRecord[]): void {
+    for (const record of records) {
+      const { userId } = record.event;
+      let recipient = this.#recipients.get(userId);
+      if (!recipient) {
+        recipient = new Recipient(this, userId);
+        this.#recipients.set(userId, recipient);
+        void this.#load(recipient);
+      } else this.#idle.delete(recipient);
+      recipient.handle(record);
+    }
+  }
+
+  async #load(recipient: Recipient): Promise<void> {
+    try {
+      await this.whileUnavailable(() => recipient.load());
+    } catch (error) {
+      if (this.#stop.signal.aborted) return;
+      // Its records stay on the log: a restart, or the key's next owner, begins afresh.
+      this.#deps.logger.error({ err: error }, 'a recipient could not be loaded');
+      this.#recipients.delete(recipient.userId);
+    }
+  }
+
+  #sweep(): void {
+    const nowMs = this.now();
+    this.#storeHeld(nowMs - this.#deps.options.maxHoldMs);
+    for (const device of [...this.unconfirmed]) this.#retransmit(device, nowMs);
+    for (const recipient of this.#idle) {
+      if (recipient.idleSinceMs > nowMs - FORGET_IDLE_MS) break;
+      this.#idle.delete(recipient);
+      if (recipient.idle) this.#recipients.delete(recipient.userId);
+    }
+  }
+
+  /** Moves what the log has held for long enough into the inboxes of the devices that have not confirmed it. */
+  #storeHeld(olderThanMs: number): void {
+    while (this.#heldFrom < this.#held.length) {
+      const { recipient, tracked } = this.#held[this.#heldFrom] as (typeof this.#held)[number];
+      if (tracked.open > 0) {
+        if (tracked.receivedAtMs > olderThanMs) break;
+        for (const device of recipient.devices.values()) {
+          const delivery = device.window.get(tracked.id);
+          if (delivery?.row === 'none') recipient.store(delivery);
+        }
+      }
+      this.#heldFrom++;
+    }
+    if (this.#heldFrom > 1024) {
+      this.#held = this.#held.slice(this.#heldFrom);
+      this.#heldFrom = 0;
+    }
+  }
+
+  /** Sends again what a device has not confirmed; closes its session when that did not help. */
+  #retransmit(device: Device, nowMs: number): void {
+    const { deliveryRetries, deliveryRetryMs } = this.#deps.options;
+    for (const delivery of device.window.values()) {
+      const overdue = nowMs - delivery.sentAtMs >= deliveryRetryMs * (delivery.attempts < deliveryRetries ? 2 ** delivery.attempts : 1);
+      if (!overdue) {
+        // The window is in order of transmission: what follows is younger, unless repeats have begun.
+        if (delivery.attempts === 0) break;
+        continue;
+      }
+      if (delivery.attempts < deliveryRetries) {
+        device.recipient.retransmit(delivery, nowMs);
+        continue;
+      }
+      const { session } = device;
+      if (!session) return;
+      device.recipient.detach(device, session.link, session.number);
+      session.link.closeSession(session.number, 1008, 'deliveries were not confirmed');
+      return;
+    }
+  }
+
+  async #giveUpStoring(delivery: Delivery, error: MeshError): Promise<void> {
+    const { record } = delivery.tracked;
+    const { recipient } = delivery.device;
+    if (!record) return;
+    const { statuses, inbox } = this;
+    await this.retry(
+      record,
+      async () => {
+        const base = baseRecord(delivery.tracked.message, delivery.position);
+        await inbox.append(
+          [{ userId: recipient.userId, deviceId: delivery.device.id, position: delivery.position, payload: delivery.tracked.payload }],
+          this.now(),
+        );
+        if (base) await statuses.accept([base]);
+      },
+      error,
+    );
+    if (this.#stop.signal.aborted) return;
+    delivery.row = 'written';
+    recipient.stored(delivery);
+  }
+
+  async #bury(record: LogRecord, error: unknown): Promise<void> {
+    this.#deps.logger.error({ err: error, position: record.position, kind: record.event.kind.case }, 'an event is given up');
+    await this.whileUnavailable(() => this.#deps.deadLetters.publish([record.event]));
+    this.acknowledge(record);
+  }
+
+  async #tellFailures(records: LogRecord[]): Promise<void> {
+    try {
+      for (const record of records) {
+        await this.fail(record, 'undeliverable');
+        this.#deadConsumer?.acknowledge([record]);
+      }
+    } catch (error) {
+      if (!this.#stop.signal.aborted) this.#deps.logger.error({ err: error }, 'a dead letter could not be reported');
+    }
+  }
+}

@@ -1,0 +1,570 @@
+import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
+import { confirmableId, deviceMark, receiptOf } from '../domain/events.js';
+import { UNCLAIMED_DEVICE } from '../domain/ids.js';
+import type { InboxRow } from '../stores/inbox-store.js';
+import type { LogRecord, Position } from '../stores/message-log.js';
+import type { StatusRecord } from '../stores/status-store.js';
+import { type Delivery, Device, type Tracked } from './device.js';
+import type { EdgeLink } from './edge-link.js';
+import { baseRecord } from './ledger.js';
+import type { Owner } from './owner.js';
+import { fromBinary } from '@bufbuild/protobuf';
+import { LogEventSchema } from '@chatmesh/gen/chat/v1/log';
+
+/** Confirmations that a device may have on their way to the disk and still be sent new events. */
+const WINDOW = 256;
+const PAGE = 256;
+
+/**
+ * The actor of one user: the only one that decides what the user's devices are sent. Records of the log are handled one
+ * after another; a step that has to wait holds the ones behind it.
+ */
+export class Recipient {
+  readonly userId: string;
+  readonly devices = new Map<string, Device>();
+  /** False where the user's "read" counts as "delivered". */
+  readReceipts = true;
+  /** When it last had something to do; decides when it is forgotten. */
+  idleSinceMs = 0;
+  readonly #owner: Owner;
+  /** Events in a window or settling, by id. */
+  readonly #tracked = new Map<string, Tracked>();
+  #waiting: LogRecord[] = [];
+  #busy = true;
+  #exists = true;
+  #late: Promise<unknown> = Promise.resolve();
+
+  constructor(owner: Owner, userId: string) {
+    this.#owner = owner;
+    this.userId = userId;
+  }
+
+  /** Nothing is on its way and nobody is connected. */
+  get idle(): boolean {
+    if (this.#busy || this.#waiting.length > 0 || this.#tracked.size > 0) return false;
+    for (const device of this.devices.values()) if (!device.idle) return false;
+    return true;
+  }
+
+  /** Loads what the stores know of the user; records wait meanwhile. */
+  async load(): Promise<void> {
+    const { user, sessions } = await this.#owner.lookUp(this.userId);
+    this.#exists = user !== null;
+    if (user) {
+      this.readReceipts = user.readReceipts;
+      for (const id of user.deviceIds) this.#register(id);
+      const first = this.devices.values().next().value;
+      if (first) await this.#claim(first);
+      for (const { link, deviceId, number } of sessions) {
+        const device = this.devices.get(deviceId);
+        if (device) this.#attach(device, link, number, undefined, true);
+      }
+    }
+    this.#busy = false;
+    this.#advance();
+  }
+
+  /** Takes the next record of the user's stream. */
+  handle(record: LogRecord): void {
+    if (!this.#busy && this.#waiting.length === 0) {
+      const waiting = this.#step(record);
+      if (waiting) this.#hold(record, waiting);
+      return;
+    }
+    this.#waiting.push(record);
+  }
+
+  /** A device confirms events through its session. Resolves, if it has to wait, with the ids that were not sent to this user. */
+  confirm(device: Device, status: MessageStatus, ids: readonly string[]): Promise<string[]> | undefined {
+    let late: string[] | undefined;
+    const atMs = this.#owner.now();
+    for (const id of ids) {
+      const delivery = device.window.get(id);
+      if (delivery) {
+        // A receipt is confirmed by ack and a message by its status, not the other way round.
+        if ((delivery.tracked.message === undefined) !== (status === MessageStatus.UNSPECIFIED)) continue;
+        device.window.delete(id);
+        if (device.window.size === 0) this.#owner.unconfirmed.delete(device);
+        device.settling.add(id);
+        this.#record(delivery.tracked, device, status, atMs, delivery);
+        continue;
+      }
+      const tracked = device.settling.has(id) ? this.#tracked.get(id) : undefined;
+      if (tracked) this.#record(tracked, device, status, atMs, undefined);
+      else if (late) late.push(id);
+      else late = [id];
+    }
+    return late && this.confirmLate(device.id, status, late);
+  }
+
+  /** Confirms events that are not in a device's window: long confirmed, waiting in the inbox, or never sent to this user. */
+  confirmLate(deviceId: string, status: MessageStatus, ids: readonly string[]): Promise<string[]> {
+    const device = this.devices.get(deviceId);
+    for (const id of ids) device?.settling.add(id);
+    const done = this.#late.then(() => this.#confirmLate(deviceId, status, ids));
+    this.#late = done.catch(() => {}).then(() => {
+      for (const id of ids) device?.settling.delete(id);
+      if (device) this.resume(device);
+    });
+    return done;
+  }
+
+  /** The edge has answered an attach. */
+  attached(device: Device, link: EdgeLink, number: number, accepted: boolean): void {
+    const { session } = device;
+    if (!session || session.link !== link || session.number !== number) return;
+    if (!accepted) return this.detach(device, link, number);
+    session.ready = true;
+    this.resume(device);
+  }
+
+  /** A session is gone: what it did not confirm goes to the inbox. */
+  detach(device: Device, link: EdgeLink, number: number): void {
+    const { session } = device;
+    if (!session || session.link !== link || session.number !== number) return;
+    link.release(number);
+    device.session = undefined;
+    device.state = 'offline';
+    device.cursor = undefined;
+    this.#owner.unconfirmed.delete(device);
+    for (const delivery of device.window.values()) {
+      if (delivery.row === 'none') this.store(delivery);
+      this.#untrack(delivery.tracked);
+    }
+    device.window.clear();
+    this.#owner.idle(this);
+  }
+
+  /** Puts an unconfirmed delivery into its device's inbox. */
+  store(delivery: Delivery): void {
+    delivery.device.appending.add(delivery.position);
+    delivery.row = 'writing';
+    this.#owner.append(delivery);
+  }
+
+  /** A row has reached the inbox. */
+  stored(delivery: Delivery): void {
+    const { device } = delivery;
+    device.appending.delete(delivery.position);
+    device.appends++;
+    this.#close(delivery);
+    this.resume(device);
+    this.#owner.idle(this);
+  }
+
+  /** A confirmation is durable. */
+  settled(delivery: Delivery): void {
+    const { device, tracked } = delivery;
+    device.settling.delete(tracked.id);
+    this.#untrack(tracked);
+    this.#close(delivery);
+    this.resume(device);
+    this.#owner.idle(this);
+  }
+
+  /** Sends an unconfirmed event again. */
+  retransmit(delivery: Delivery, nowMs: number): void {
+    const { device, tracked } = delivery;
+    if (!device.session) return;
+    delivery.attempts++;
+    delivery.sentAtMs = nowMs;
+    device.session.link.push(device.session.number, tracked.payload);
+  }
+
+  /** Goes on with a drain that waited for room or for its own rows. */
+  resume(device: Device): void {
+    if (device.state === 'draining' && !device.draining && device.session?.ready) void this.#drain(device);
+  }
+
+  #advance(): void {
+    while (!this.#busy) {
+      const record = this.#waiting.shift();
+      if (!record) break;
+      const waiting = this.#step(record);
+      if (waiting) this.#hold(record, waiting);
+    }
+    if (this.#waiting.length === 0) this.#owner.idle(this);
+  }
+
+  #hold(record: LogRecord, waiting: Promise<void>): void {
+    this.#busy = true;
+    waiting
+      .catch((error) => this.#owner.retry(record, () => this.#step(record) ?? Promise.resolve(), error))
+      .then(() => {
+        this.#busy = false;
+        this.#advance();
+      });
+  }
+
+  #step(record: LogRecord): Promise<void> | undefined {
+    const { kind } = record.event;
+    switch (kind.case) {
+      case 'message':
+        if (!this.#exists) return this.#refuseMessage(record);
+        if (record.mayRepeat || this.#owner.seen(kind.value.serverMessageId, kind.value.copy, record.position)) return this.#deliverUnconfirmed(record);
+        this.#deliver(record, undefined);
+        return undefined;
+      case 'receipt':
+        this.#deliver(record, undefined);
+        return undefined;
+      case 'session': {
+        const { deviceId, edgeId, session, reopened } = kind.value;
+        return this.#withDevice(deviceId, (device) => {
+          const link = this.#owner.link(edgeId);
+          if (link) this.#attach(device, link, session, record.position, reopened);
+          this.#owner.acknowledge(record);
+        });
+      }
+      case 'device':
+        return this.#withDevice(kind.value.deviceId, () => this.#owner.acknowledge(record));
+      case 'confirmation': {
+        const { deviceId, status, ids } = kind.value;
+        const device = this.devices.get(deviceId);
+        const done = device ? this.confirm(device, status, ids) : this.confirmLate(deviceId, status, ids);
+        void Promise.all([done, this.#owner.barrier()]).then(
+          () => this.#owner.acknowledge(record),
+          () => {},
+        );
+        return undefined;
+      }
+      default:
+        this.#owner.acknowledge(record);
+        return undefined;
+    }
+  }
+
+  #withDevice(deviceId: string, then: (device: Device) => void): Promise<void> | undefined {
+    this.#exists = true;
+    const known = this.devices.get(deviceId);
+    if (known) {
+      then(known);
+      return undefined;
+    }
+    const first = this.devices.size === 0;
+    const device = this.#register(deviceId);
+    if (!first) {
+      then(device);
+      return undefined;
+    }
+    return this.#claim(device).then(() => then(device));
+  }
+
+  #register(deviceId: string): Device {
+    let device = this.devices.get(deviceId);
+    if (!device) {
+      device = new Device(this, deviceId);
+      this.devices.set(deviceId, device);
+    }
+    return device;
+  }
+
+  /** Gives what waits for the user's first device to it. */
+  async #claim(device: Device): Promise<void> {
+    const { inbox, now } = this.#owner;
+    for (;;) {
+      const rows = await inbox.page(this.userId, UNCLAIMED_DEVICE, undefined, PAGE);
+      if (rows.length === 0) return;
+      await inbox.append(
+        rows.map((row) => ({ ...row, deviceId: device.id })),
+        now(),
+      );
+      await inbox.remove(this.userId, UNCLAIMED_DEVICE, rows.map((row) => row.position));
+    }
+  }
+
+  /** A message whose user has gone since it was accepted. */
+  async #refuseMessage(record: LogRecord): Promise<void> {
+    await this.#owner.fail(record, 'not_found');
+    this.#owner.acknowledge(record);
+  }
+
+  /** Delivers what may have been delivered before, to the devices that have not confirmed it. */
+  async #deliverUnconfirmed(record: LogRecord): Promise<void> {
+    const message = record.event.kind.case === 'message' ? record.event.kind.value : undefined;
+    if (!message) return;
+    const base = baseRecord(message, record.position);
+    if (base) await this.#owner.statuses.accept([base]);
+    const [known] = await this.#owner.statuses.get([message.serverMessageId]);
+    if (known && !message.copy && known.position !== record.position) {
+      // A second copy of a message that was accepted once: its sender lost the first answer.
+      this.#owner.acknowledge(record);
+      return;
+    }
+    // The first attempt may have died between the confirmation and its receipt; the repeat has the same event_id.
+    if (known && !message.copy) await this.#owner.republish(known);
+    this.#deliver(record, known);
+  }
+
+  #deliver(record: LogRecord, known: StatusRecord | undefined): void {
+    const id = confirmableId(record.event) as string;
+    const message = record.event.kind.case === 'message' ? record.event.kind.value : undefined;
+    const earlier = this.#tracked.get(id);
+    if (earlier?.record && earlier.record.position !== record.position) {
+      // The same event twice on the log: one of them is enough.
+      this.#owner.acknowledge(record);
+      return;
+    }
+    const tracked = this.#track(id, record.payload, message, known);
+    tracked.record = record;
+    tracked.deliveries++;
+    for (const device of this.devices.values()) {
+      if (message?.copy && device.id === message.senderDeviceId) continue;
+      if (known?.devices.includes(deviceMark(message?.copy ?? false, device.id))) continue;
+      tracked.open++;
+      const hasRoom = device.window.size + device.settling.size < WINDOW;
+      if (device.state === 'live' && hasRoom) this.#transmit(device, tracked, record.position, 'none', true);
+      else {
+        if (device.state === 'live') device.state = 'draining';
+        this.store(newDelivery(tracked, device, record.position, true));
+      }
+    }
+    if (this.devices.size === 0 && !message?.copy) {
+      tracked.open++;
+      this.store(newDelivery(tracked, new Device(this, UNCLAIMED_DEVICE), record.position, true));
+    }
+    if (tracked.open === 0) this.#forgetOnLog(tracked);
+    else this.#owner.hold(this, tracked);
+    this.#untrack(tracked);
+  }
+
+  #transmit(device: Device, tracked: Tracked, position: Position, row: Delivery['row'], counted: boolean): void {
+    const session = device.session as NonNullable<Device['session']>;
+    const delivery = newDelivery(tracked, device, position, counted);
+    delivery.row = row;
+    delivery.sentAtMs = this.#owner.now();
+    tracked.deliveries++;
+    if (device.window.size === 0) this.#owner.unconfirmed.add(device);
+    device.window.set(tracked.id, delivery);
+    device.cursor = position;
+    this.#owner.transmitted(tracked);
+    session.link.push(session.number, tracked.payload);
+  }
+
+  async #drain(device: Device): Promise<void> {
+    const { inbox, statuses } = this.#owner;
+    device.draining = true;
+    try {
+      while (device.state === 'draining' && device.session?.ready) {
+        const { session } = device;
+        const room = WINDOW - device.window.size - device.settling.size;
+        if (room <= 0) break;
+        const appends = device.appends;
+        const rows = await this.#owner.whileUnavailable(() => inbox.page(this.userId, device.id, device.cursor, Math.min(room, PAGE)));
+        if (device.session !== session) continue;
+        // A row that is still on its way may stand below one that has arrived.
+        const readable = device.appending.size === 0 ? rows : belowAll(rows, device.appending);
+        if (readable.length === 0) {
+          if (device.appending.size > 0) break;
+          if (rows.length > 0 || device.appends !== appends) continue;
+          device.state = 'live';
+          this.#caughtUp(device, true);
+          break;
+        }
+        const events = readable.map((row) => fromBinary(LogEventSchema, row.payload));
+        const known = await this.#owner.whileUnavailable(() =>
+          statuses.get(events.map((e) => (e.kind.case === 'message' ? e.kind.value.serverMessageId : '')).filter((id) => id !== '')),
+        );
+        if (device.session !== session) continue;
+        let next = 0;
+        const confirmed: Position[] = [];
+        readable.forEach((row, i) => {
+          const event = events[i] as (typeof events)[number];
+          const message = event.kind.case === 'message' ? event.kind.value : undefined;
+          const record = message ? known[next++] : undefined;
+          const id = confirmableId(event) as string;
+          device.cursor = row.position;
+          if (device.window.has(id)) return;
+          if (record?.devices.includes(deviceMark(message?.copy ?? false, device.id))) {
+            if (!device.settling.has(id)) confirmed.push(row.position);
+            return;
+          }
+          if (device.settling.has(id)) return;
+          this.#transmit(device, this.#track(id, row.payload, message, record), row.position, 'written', false);
+        });
+        if (confirmed.length > 0) void this.#owner.remove(this.userId, device.id, confirmed);
+        this.#caughtUp(device, false);
+      }
+    } catch (error) {
+      this.#owner.drainFailed(error);
+    } finally {
+      device.draining = false;
+    }
+  }
+
+  /** Tells the session that it is caught up, when everything accepted before it opened has been transmitted. */
+  #caughtUp(device: Device, everything: boolean): void {
+    const { session } = device;
+    if (!session?.openedAt || session.caughtUp) return;
+    if (!everything && (device.cursor === undefined || device.cursor < session.openedAt)) return;
+    session.caughtUp = true;
+    session.link.caughtUp(session.number);
+  }
+
+  #attach(device: Device, link: EdgeLink, number: number, openedAt: Position | undefined, reopened: boolean): void {
+    const current = device.session;
+    if (current && current.link === link && current.number === number) {
+      current.openedAt ??= openedAt;
+      if (device.state === 'live') this.#caughtUp(device, true);
+      return;
+    }
+    if (current) {
+      const stale = current.link === link && number < current.number;
+      if (stale || (reopened && current.ready)) {
+        link.closeSession(number, 4409, 'replaced by a newer connection of the same device');
+        return;
+      }
+      this.detach(device, current.link, current.number);
+      current.link.closeSession(current.number, 4409, 'replaced by a newer connection of the same device');
+    }
+    device.session = { link, number, ready: false, openedAt, caughtUp: false };
+    device.state = 'draining';
+    device.cursor = undefined;
+    link.attach(number, device, openedAt === undefined);
+  }
+
+  /** Writes a confirmation of a tracked event down; `delivery` settles with it. */
+  #record(tracked: Tracked, device: Device, status: MessageStatus, atMs: number, delivery: Delivery | undefined): void {
+    const { message } = tracked;
+    if (!message) {
+      // While other devices still lack the receipt, this one's ack lives in the log's acknowledgement or the inbox.
+      this.#owner.confirmed({ update: undefined, receipt: undefined, delivery });
+      return;
+    }
+    const mark = deviceMark(message.copy, device.id);
+    const base = baseRecord(message, tracked.record?.position ?? '');
+    if (message.copy) {
+      this.#owner.confirmed({
+        update: { serverMessageId: tracked.id, base: undefined, deviceId: mark, deliveredAtMs: 0, readAtMs: 0, failedAtMs: 0, code: '' },
+        receipt: undefined,
+        delivery,
+      });
+      return;
+    }
+    const read = status === MessageStatus.READ && this.readReceipts;
+    const news = read ? tracked.readAtMs === 0 : tracked.deliveredAtMs === 0 && tracked.readAtMs === 0;
+    if (tracked.deliveredAtMs === 0) tracked.deliveredAtMs = atMs;
+    if (read && tracked.readAtMs === 0) tracked.readAtMs = atMs;
+    this.#owner.confirmed({
+      update: {
+        serverMessageId: tracked.id,
+        base: tracked.record && base,
+        deviceId: mark,
+        deliveredAtMs: tracked.deliveredAtMs,
+        readAtMs: tracked.readAtMs,
+        failedAtMs: 0,
+        code: '',
+      },
+      receipt: news ? receiptOf(message, read ? MessageStatus.READ : MessageStatus.DELIVERED, atMs) : undefined,
+      delivery,
+    });
+  }
+
+  async #confirmLate(deviceId: string, status: MessageStatus, ids: readonly string[]): Promise<string[]> {
+    const unknown: string[] = [];
+    const elsewhere = new Set<string>();
+    if (status === MessageStatus.UNSPECIFIED) for (const id of ids) elsewhere.add(id);
+    else {
+      const records = await this.#owner.whileUnavailable(() => this.#owner.statuses.get(ids));
+      const positions: Position[] = [];
+      const atMs = this.#owner.now();
+      records.forEach((record, i) => {
+        const id = ids[i] as string;
+        if (record?.recipientId === this.userId) {
+          positions.push(record.position);
+          this.#recordLate(record, deviceId, status, atMs);
+        } else if (record?.senderId === this.userId) {
+          elsewhere.add(id);
+          this.#owner.confirmed({
+            update: { serverMessageId: id, base: undefined, deviceId: deviceMark(true, deviceId), deliveredAtMs: 0, readAtMs: 0, failedAtMs: 0, code: '' },
+            receipt: undefined,
+            delivery: undefined,
+          });
+        } else unknown.push(id);
+      });
+      await this.#owner.barrier();
+      if (positions.length > 0 && this.devices.get(deviceId)?.state !== 'live') await this.#owner.remove(this.userId, deviceId, positions);
+    }
+    if (elsewhere.size > 0) await this.#removeByIds(deviceId, elsewhere);
+    return unknown;
+  }
+
+  #recordLate(record: StatusRecord, deviceId: string, status: MessageStatus, atMs: number): void {
+    const read = status === MessageStatus.READ && this.readReceipts;
+    const news = read ? record.readAtMs === 0 : record.deliveredAtMs === 0 && record.readAtMs === 0;
+    const failed = record.failedAtMs !== 0;
+    if (!news && record.devices.includes(deviceId)) return;
+    this.#owner.confirmed({
+      update: {
+        serverMessageId: record.serverMessageId,
+        base: undefined,
+        deviceId,
+        deliveredAtMs: atMs,
+        readAtMs: read ? atMs : 0,
+        failedAtMs: 0,
+        code: '',
+      },
+      receipt: news && !failed ? receiptOf(record, read ? MessageStatus.READ : MessageStatus.DELIVERED, atMs) : undefined,
+      delivery: undefined,
+    });
+  }
+
+  /** Removes rows that only their content names, looking through the device's inbox until all are found. */
+  async #removeByIds(deviceId: string, ids: Set<string>): Promise<void> {
+    if (this.devices.get(deviceId)?.state === 'live') return;
+    let after: Position | undefined;
+    while (ids.size > 0) {
+      const rows = await this.#owner.whileUnavailable(() => this.#owner.inbox.page(this.userId, deviceId, after, PAGE));
+      if (rows.length === 0) return;
+      const found = rows.filter((row) => ids.delete(confirmableId(fromBinary(LogEventSchema, row.payload)) ?? ''));
+      if (found.length > 0) await this.#owner.remove(this.userId, deviceId, found.map((row) => row.position));
+      after = (rows.at(-1) as InboxRow).position;
+    }
+  }
+
+  #track(id: string, payload: Uint8Array, message: Tracked['message'], known: StatusRecord | undefined): Tracked {
+    let tracked = this.#tracked.get(id);
+    if (!tracked) {
+      tracked = {
+        id,
+        payload,
+        message,
+        record: undefined,
+        receivedAtMs: this.#owner.now(),
+        open: 0,
+        deliveries: 0,
+        deliveredAtMs: known?.deliveredAtMs ?? 0,
+        readAtMs: known?.readAtMs ?? 0,
+      };
+      this.#tracked.set(id, tracked);
+    }
+    return tracked;
+  }
+
+  #untrack(tracked: Tracked): void {
+    if (--tracked.deliveries <= 0) this.#tracked.delete(tracked.id);
+  }
+
+  /** A delivery needs the log no more. */
+  #close(delivery: Delivery): void {
+    if (!delivery.counted) return;
+    delivery.counted = false;
+    const { tracked } = delivery;
+    if (--tracked.open === 0) this.#forgetOnLog(tracked);
+  }
+
+  #forgetOnLog(tracked: Tracked): void {
+    if (!tracked.record) return;
+    this.#owner.acknowledge(tracked.record);
+    tracked.record = undefined;
+  }
+}
+
+function newDelivery(tracked: Tracked, device: Device, position: Position, counted: boolean): Delivery {
+  return { tracked, device, position, counted, row: 'none', confirmedEarly: false, sentAtMs: 0, attempts: 0 };
+}
+
+function belowAll(rows: InboxRow[], positions: ReadonlySet<Position>): InboxRow[] {
+  let lowest: Position | undefined;
+  for (const position of positions) if (lowest === undefined || position < lowest) lowest = position;
+  return rows.filter((row) => lowest === undefined || row.position < lowest);
+}

@@ -1,0 +1,64 @@
+import { fromBinary } from '@bufbuild/protobuf';
+import { LogEventSchema } from '@chatmesh/gen/chat/v1/log';
+import type { Logger } from '@chatmesh/mesh';
+import type { InboxStore } from '../stores/inbox-store.js';
+import type { StatusStore } from '../stores/status-store.js';
+import type { Owner } from './owner.js';
+
+const DAY_MS = 24 * 3600 * 1000;
+/** How long an undelivered message is kept. */
+export const RETENTION_MS = 365 * DAY_MS;
+/** Status records outlive the messages, so that a late repeat still finds the answer. */
+const STATUS_RETENTION_MS = 380 * DAY_MS;
+const SWEEP_EVERY_MS = 3600 * 1000;
+const PAGE = 256;
+
+/** Expires what nobody fetched: the sender is told `failed` (`expired`), then the row goes. */
+export class Sweeper {
+  readonly #deps: { owner: Owner; inbox: InboxStore; statuses: StatusStore; now: () => number; logger: Logger };
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(deps: { owner: Owner; inbox: InboxStore; statuses: StatusStore; now: () => number; logger: Logger }) {
+    this.#deps = deps;
+  }
+
+  start(): void {
+    this.#timer = setInterval(() => {
+      this.sweep().catch((error) => this.#deps.logger.error({ err: error }, 'the sweep of expired messages stopped; it goes on in an hour'));
+    }, SWEEP_EVERY_MS).unref();
+  }
+
+  stop(): void {
+    clearInterval(this.#timer);
+  }
+
+  /** Expires everything that is too old now. */
+  async sweep(): Promise<void> {
+    const { inbox, statuses, now } = this.#deps;
+    const beforeMs = now() - RETENTION_MS;
+    for (const { userId, deviceId } of await inbox.aged(beforeMs)) await this.#sweepInbox(userId, deviceId, beforeMs);
+    await inbox.forgetWeeks(beforeMs);
+    while (await statuses.expire(now() - STATUS_RETENTION_MS));
+  }
+
+  async #sweepInbox(userId: string, deviceId: string, beforeMs: number): Promise<void> {
+    const { owner, inbox, statuses } = this.#deps;
+    for (;;) {
+      const rows = await inbox.page(userId, deviceId, undefined, PAGE);
+      const expired: string[] = [];
+      for (const { position, payload } of rows) {
+        const { kind } = fromBinary(LogEventSchema, payload);
+        const atMs = kind.case === 'message' ? kind.value.acceptedAtMs : kind.case === 'receipt' ? kind.value.atMs : 0n;
+        // Rows stand in the order of acceptance: what follows is younger.
+        if (Number(atMs) >= beforeMs) break;
+        if (kind.case === 'message' && !kind.value.copy) {
+          const [record] = await statuses.get([kind.value.serverMessageId]);
+          if (!record?.deliveredAtMs && !record?.failedAtMs) await owner.failMessage(kind.value, record, 'expired');
+        }
+        expired.push(position);
+      }
+      if (expired.length > 0) await inbox.remove(userId, deviceId, expired);
+      if (expired.length < rows.length || rows.length === 0) return;
+    }
+  }
+}

@@ -1,0 +1,222 @@
+import { create } from '@bufbuild/protobuf';
+import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import type { MessageState } from '@chatmesh/gen/chat/v1/chat';
+import { MessageStateSchema } from '@chatmesh/gen/chat/v1/chat';
+import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
+import type { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
+import { type LogEvent, LogEventSchema, MessagePayloadSchema } from '@chatmesh/gen/chat/v1/log';
+import { type RouteRequest, type RouterService, type RouteResponse, SubmitResultSchema } from '@chatmesh/gen/chat/v1/router';
+import { type BidiCall, MeshError, type ServiceImpl } from '@chatmesh/mesh';
+import { fromBinary, toBinary } from '@bufbuild/protobuf';
+import { confirmableId } from './domain/events.js';
+import { isUuid, UNCLAIMED_DEVICE } from './domain/ids.js';
+import type { CachedDirectory } from './routing/directory.js';
+import { EdgeLink } from './routing/edge-link.js';
+import type { Acceptance, Ingress, Submission } from './routing/ingress.js';
+import type { Owner } from './routing/owner.js';
+import type { InboxStore } from './stores/inbox-store.js';
+import type { MessageLog } from './stores/message-log.js';
+import type { StatusRecord, StatusStore } from './stores/status-store.js';
+
+export interface RpcDeps {
+  readonly ingress: Ingress;
+  readonly owner: Owner;
+  readonly directory: CachedDirectory;
+  readonly log: MessageLog;
+  readonly inbox: InboxStore;
+  readonly statuses: StatusStore;
+}
+
+const DEFAULT_INBOX_LIMIT = 100;
+
+/** The stream between an edge and this router. */
+export function routerRpc({ ingress, owner, directory, log }: RpcDeps): ServiceImpl<typeof RouterService> {
+  return {
+    route(call: BidiCall<RouteRequest, RouteResponse>) {
+      let link: EdgeLink | undefined;
+      let confirmed: Promise<void> = Promise.resolve();
+      call.onMessage((request) => {
+        if (!link) {
+          if (!request.hello || !isUuid(request.hello.edgeId)) {
+            call.end(new MeshError('invalid_argument', 'the first frame must say hello with the edge_id'));
+            return;
+          }
+          link = new EdgeLink(request.hello.edgeId, call);
+          owner.addLink(link);
+        }
+        const edge = link;
+        if (request.confirmations.length > 0) {
+          const durable = owner.confirm(edge, request.confirmations);
+          durable.catch(() => {});
+          confirmed = confirmed
+            .then(() => durable)
+            .then(
+              () => edge.confirmedThrough(request.sequence),
+              () => {},
+            );
+        }
+        for (const { session, attached } of request.attachResults) {
+          const device = edge.sessions.get(session);
+          device?.recipient.attached(device, edge, session, attached);
+        }
+        for (const session of request.closedSessions) {
+          const device = edge.sessions.get(session);
+          device?.recipient.detach(device, edge, session);
+        }
+        if (request.openedSessions.length > 0) {
+          const events = request.openedSessions.map(({ session, userId, deviceId, reopened }) => {
+            directory.addDevice(userId, deviceId);
+            return create(LogEventSchema, {
+              userId,
+              kind: { case: 'session', value: { edgeId: edge.edgeId, session, deviceId, reopened } },
+            });
+          });
+          // Where the log refuses, the edge opens the sessions again with its next heartbeat.
+          log.publish(events).catch(() => {});
+        }
+        if (request.submits.length > 0) {
+          ingress.submit(
+            request.submits.map((submission) => ({
+              submission,
+              answer: (result) => edge.answer(submitResult(submission.ref, result)),
+            })),
+          );
+        }
+      });
+      call.onClose(() => {
+        if (link) owner.removeLink(link);
+      });
+    },
+  };
+}
+
+/** Calls of other backends and of the edges' unary endpoints. */
+export function internalRpc({ ingress, directory, log, inbox, statuses }: RpcDeps): ServiceImpl<typeof InternalChatService> {
+  return {
+    async sendMessage({ message, senderDeviceId }) {
+      const accepted = await accept(ingress, submissionOf(message as NonNullable<typeof message>, senderDeviceId));
+      return {
+        accepted: {
+          clientMessageId: message?.clientMessageId ?? '',
+          serverMessageId: accepted.serverMessageId,
+          timestamp: timestampFromMs(accepted.acceptedAtMs),
+          deduplicated: accepted.deduplicated,
+        },
+      };
+    },
+
+    async confirm({ userId, deviceId, receipts, eventIds }) {
+      const ids = receipts.flatMap((receipt) => receipt.serverMessageIds);
+      const records = await statuses.get(ids);
+      const concerns = (record: StatusRecord | undefined) => record && (record.recipientId === userId || record.senderId === userId);
+      const notFound = ids.filter((_, i) => !concerns(records[i]));
+      const unknown = new Set(notFound);
+      const events: LogEvent[] = [];
+      const add = (status: MessageStatus, confirmedIds: string[]) => {
+        if (confirmedIds.length === 0) return;
+        events.push(create(LogEventSchema, { userId, kind: { case: 'confirmation', value: { deviceId, status, ids: confirmedIds } } }));
+      };
+      for (const { status, serverMessageIds } of receipts) {
+        add(
+          status,
+          serverMessageIds.filter((id) => !unknown.has(id)),
+        );
+      }
+      add(MessageStatus.UNSPECIFIED, eventIds);
+      if (events.length > 0) await log.publish(events);
+      return { notFound };
+    },
+
+    async getMessageStatus({ senderId, serverMessageIds }) {
+      const records = await statuses.get(serverMessageIds);
+      return { states: records.filter((r) => r?.senderId === senderId).map((r) => stateOf(r as StatusRecord)) };
+    },
+
+    async announceDevices({ devices }) {
+      if (devices.length > 0) {
+        await log.publish(
+          devices.map(({ userId, deviceId }) => create(LogEventSchema, { userId, kind: { case: 'device', value: { deviceId } } })),
+        );
+        for (const { userId, deviceId } of devices) directory.addDevice(userId, deviceId);
+      }
+      return {};
+    },
+
+    async listInbox({ userId, deviceId, limit }) {
+      const user = directory.peek(userId) ?? (await directory.find(userId));
+      const devices = deviceId !== '' ? [deviceId] : [...(user?.deviceIds ?? []), UNCLAIMED_DEVICE];
+      const entries = [];
+      for (const id of devices) {
+        for (const row of await inbox.page(userId, id, undefined, limit || DEFAULT_INBOX_LIMIT)) {
+          const event = fromBinary(LogEventSchema, row.payload);
+          const message = event.kind.case === 'message' ? event.kind.value : undefined;
+          entries.push({
+            deviceId: id,
+            kind: message ? (message.copy ? 'copy' : 'message') : 'receipt',
+            id: confirmableId(event) ?? '',
+            senderId: message?.senderId ?? '',
+            acceptedAtMs: message?.acceptedAtMs ?? (event.kind.case === 'receipt' ? event.kind.value.atMs : 0n),
+          });
+        }
+      }
+      return { entries };
+    },
+  };
+}
+
+function accept(ingress: Ingress, submission: Submission): Promise<Acceptance> {
+  return new Promise((resolve, reject) => {
+    ingress.submit([{ submission, answer: (result) => (result instanceof MeshError ? reject(result) : resolve(result)) }]);
+  });
+}
+
+function submissionOf(message: NonNullable<Parameters<ServiceImpl<typeof InternalChatService>['sendMessage']>[0]['message']>, senderDeviceId: string): Submission {
+  const { target, payload } = message;
+  return {
+    senderId: message.senderId,
+    senderDeviceId,
+    receiverId: target.case === 'receiverId' ? target.value : '',
+    groupId: target.case === 'groupId' ? target.value : '',
+    clientMessageId: message.clientMessageId,
+    payload: toBinary(MessagePayloadSchema, create(MessagePayloadSchema, { payload })),
+    sealed: payload.case === 'sealed',
+  };
+}
+
+function submitResult(ref: number, result: Acceptance | MeshError): RouteResponse['submitResults'][number] {
+  const answer = create(SubmitResultSchema);
+  answer.ref = ref;
+  if (result instanceof MeshError) {
+    answer.refusal = create(SubmitResultSchema, {
+      refusal: { code: result.kind, message: result.message, retryAfterMs: result.retryAfterMs ?? 0 },
+    }).refusal as NonNullable<typeof answer.refusal>;
+    return answer;
+  }
+  answer.acceptedAtMs = BigInt(result.acceptedAtMs);
+  answer.serverMessageId = result.serverMessageId;
+  answer.deduplicated = result.deduplicated;
+  if (result.receipt) answer.receiptEvent = result.receipt as Uint8Array<ArrayBuffer>;
+  return answer;
+}
+
+function stateOf(record: StatusRecord): MessageState {
+  const status = record.readAtMs
+    ? MessageStatus.READ
+    : record.deliveredAtMs
+      ? MessageStatus.DELIVERED
+      : record.failedAtMs
+        ? MessageStatus.FAILED
+        : MessageStatus.SENT;
+  const state = create(MessageStateSchema, {
+    serverMessageId: record.serverMessageId,
+    clientMessageId: record.clientMessageId,
+    status,
+    acceptedAt: timestampFromMs(record.acceptedAtMs),
+    code: record.code,
+    receiverId: record.recipientId,
+  });
+  if (record.deliveredAtMs) state.deliveredAt = timestampFromMs(record.deliveredAtMs);
+  if (record.readAtMs) state.readAt = timestampFromMs(record.readAtMs);
+  if (record.failedAtMs) state.failedAt = timestampFromMs(record.failedAtMs);
+  return state;
+}
