@@ -11,7 +11,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file user/v1/directory.proto.
  */
 export const file_user_v1_directory: GenFile = /*@__PURE__*/
-  fileDesc("Chd1c2VyL3YxL2RpcmVjdG9yeS5wcm90bxIHdXNlci52MSKiAQoSQ3JlYXRlVXNlcnNSZXF1ZXN0EjMKDmNvbnRhY3RfbnVtYmVyGAEgASgJQhu6SBhyFjIUXlwrWzEtOV1bMC05XXs2LDE0fSQSFwoEbmFtZRgCIAEoCUIJukgGcgQQARhkEhcKBWNvdW50GAMgASgNQgi6SAUqAxjoBxIlChF0b2tlbl90dGxfc2Vjb25kcxgEIAEoDUIKukgHKgUYgIqKDyI6ChNDcmVhdGVVc2Vyc1Jlc3BvbnNlEiMKBXVzZXJzGAEgAygLMhQudXNlci52MS5DcmVhdGVkVXNlciJYCgtDcmVhdGVkVXNlchIPCgd1c2VyX2lkGAEgASgJEhEKCWRldmljZV9pZBgCIAEoCRIWCg5jb250YWN0X251bWJlchgDIAEoCRINCgV0b2tlbhgEIAEoCSJeChJBZG1pdERldmljZVJlcXVlc3QSGQoHdXNlcl9pZBgBIAEoCUIIukgFcgOwAQESGwoJZGV2aWNlX2lkGAIgASgJQgi6SAVyA7ABARIQCghleHRlcm5hbBgDIAEoCCIpChNBZG1pdERldmljZVJlc3BvbnNlEhIKCnJlZ2lzdGVyZWQYASABKAgiOQoTUmVzb2x2ZVVzZXJzUmVxdWVzdBIiCgh1c2VyX2lkcxgBIAMoCUIQukgNkgEKEOgHIgVyA7ABASI+ChRSZXNvbHZlVXNlcnNSZXNwb25zZRImCgV1c2VycxgBIAMoCzIXLnVzZXIudjEuRGlyZWN0b3J5RW50cnkieQoORGlyZWN0b3J5RW50cnkSDwoHdXNlcl9pZBgBIAEoCRISCgpkZXZpY2VfaWRzGAIgAygJEhgKEGJsb2NrZWRfdXNlcl9pZHMYAyADKAkSFQoNcmVhZF9yZWNlaXB0cxgEIAEoCBIRCglzdXNwZW5kZWQYBSABKAgiFwoVR2V0U2lnbmluZ0tleXNSZXF1ZXN0IjsKFkdldFNpZ25pbmdLZXlzUmVzcG9uc2USEQoJandrc19qc29uGAEgASgJEg4KBmlzc3VlchgCIAEoCTLGAgoQRGlyZWN0b3J5U2VydmljZRJICgtDcmVhdGVVc2VycxIbLnVzZXIudjEuQ3JlYXRlVXNlcnNSZXF1ZXN0GhwudXNlci52MS5DcmVhdGVVc2Vyc1Jlc3BvbnNlEkgKC0FkbWl0RGV2aWNlEhsudXNlci52MS5BZG1pdERldmljZVJlcXVlc3QaHC51c2VyLnYxLkFkbWl0RGV2aWNlUmVzcG9uc2USSwoMUmVzb2x2ZVVzZXJzEhwudXNlci52MS5SZXNvbHZlVXNlcnNSZXF1ZXN0Gh0udXNlci52MS5SZXNvbHZlVXNlcnNSZXNwb25zZRJRCg5HZXRTaWduaW5nS2V5cxIeLnVzZXIudjEuR2V0U2lnbmluZ0tleXNSZXF1ZXN0Gh8udXNlci52MS5HZXRTaWduaW5nS2V5c1Jlc3BvbnNlYgZwcm90bzM", [file_buf_validate_validate]);
+  fileDesc("Chd1c2VyL3YxL2RpcmVjdG9yeS5wcm90bxIHdXNlci52MSKiAQoSQ3JlYXRlVXNlcnNSZXF1ZXN0EjMKDmNvbnRhY3RfbnVtYmVyGAEgASgJQhu6SBhyFjIUXlwrWzEtOV1bMC05XXs2LDE0fSQSFwoEbmFtZRgCIAEoCUIJukgGcgQQARhkEhcKBWNvdW50GAMgASgNQgi6SAUqAxjoBxIlChF0b2tlbl90dGxfc2Vjb25kcxgEIAEoDUIKukgHKgUYgIqKDyI6ChNDcmVhdGVVc2Vyc1Jlc3BvbnNlEiMKBXVzZXJzGAEgAygLMhQudXNlci52MS5DcmVhdGVkVXNlciJYCgtDcmVhdGVkVXNlchIPCgd1c2VyX2lkGAEgASgJEhEKCWRldmljZV9pZBgCIAEoCRIWCg5jb250YWN0X251bWJlchgDIAEoCRINCgV0b2tlbhgEIAEoCSJeChJBZG1pdERldmljZVJlcXVlc3QSGQoHdXNlcl9pZBgBIAEoCUIIukgFcgOwAQESGwoJZGV2aWNlX2lkGAIgASgJQgi6SAVyA7ABARIQCghleHRlcm5hbBgDIAEoCCIpChNBZG1pdERldmljZVJlc3BvbnNlEhIKCnJlZ2lzdGVyZWQYASABKAgiTwoXQ29uZmlybUFubm91bmNlZFJlcXVlc3QSNAoHZGV2aWNlcxgBIAMoCzIYLnVzZXIudjEuQW5ub3VuY2VkRGV2aWNlQgm6SAaSAQMQ6AciSQoPQW5ub3VuY2VkRGV2aWNlEhkKB3VzZXJfaWQYASABKAlCCLpIBXIDsAEBEhsKCWRldmljZV9pZBgCIAEoCUIIukgFcgOwAQEiGgoYQ29uZmlybUFubm91bmNlZFJlc3BvbnNlIjkKE1Jlc29sdmVVc2Vyc1JlcXVlc3QSIgoIdXNlcl9pZHMYASADKAlCELpIDZIBChDoByIFcgOwAQEiPgoUUmVzb2x2ZVVzZXJzUmVzcG9uc2USJgoFdXNlcnMYASADKAsyFy51c2VyLnYxLkRpcmVjdG9yeUVudHJ5InkKDkRpcmVjdG9yeUVudHJ5Eg8KB3VzZXJfaWQYASABKAkSEgoKZGV2aWNlX2lkcxgCIAMoCRIYChBibG9ja2VkX3VzZXJfaWRzGAMgAygJEhUKDXJlYWRfcmVjZWlwdHMYBCABKAgSEQoJc3VzcGVuZGVkGAUgASgIIhcKFUdldFNpZ25pbmdLZXlzUmVxdWVzdCI7ChZHZXRTaWduaW5nS2V5c1Jlc3BvbnNlEhEKCWp3a3NfanNvbhgBIAEoCRIOCgZpc3N1ZXIYAiABKAkynwMKEERpcmVjdG9yeVNlcnZpY2USSAoLQ3JlYXRlVXNlcnMSGy51c2VyLnYxLkNyZWF0ZVVzZXJzUmVxdWVzdBocLnVzZXIudjEuQ3JlYXRlVXNlcnNSZXNwb25zZRJICgtBZG1pdERldmljZRIbLnVzZXIudjEuQWRtaXREZXZpY2VSZXF1ZXN0GhwudXNlci52MS5BZG1pdERldmljZVJlc3BvbnNlElcKEENvbmZpcm1Bbm5vdW5jZWQSIC51c2VyLnYxLkNvbmZpcm1Bbm5vdW5jZWRSZXF1ZXN0GiEudXNlci52MS5Db25maXJtQW5ub3VuY2VkUmVzcG9uc2USSwoMUmVzb2x2ZVVzZXJzEhwudXNlci52MS5SZXNvbHZlVXNlcnNSZXF1ZXN0Gh0udXNlci52MS5SZXNvbHZlVXNlcnNSZXNwb25zZRJRCg5HZXRTaWduaW5nS2V5cxIeLnVzZXIudjEuR2V0U2lnbmluZ0tleXNSZXF1ZXN0Gh8udXNlci52MS5HZXRTaWduaW5nS2V5c1Jlc3BvbnNlYgZwcm90bzM", [file_buf_validate_validate]);
 
 /**
  * Which users to create.
@@ -175,6 +175,70 @@ export const AdmitDeviceResponseSchema: GenMessage<AdmitDeviceResponse> = /*@__P
   messageDesc(file_user_v1_directory, 4);
 
 /**
+ * What has been announced.
+ *
+ * @generated from message user.v1.ConfirmAnnouncedRequest
+ */
+export type ConfirmAnnouncedRequest = Message<"user.v1.ConfirmAnnouncedRequest"> & {
+  /**
+   * Up to 1,000 devices; unknown ones are ignored.
+   *
+   * @generated from field: repeated user.v1.AnnouncedDevice devices = 1;
+   */
+  devices: AnnouncedDevice[];
+};
+
+/**
+ * Describes the message user.v1.ConfirmAnnouncedRequest.
+ * Use `create(ConfirmAnnouncedRequestSchema)` to create a new message.
+ */
+export const ConfirmAnnouncedRequestSchema: GenMessage<ConfirmAnnouncedRequest> = /*@__PURE__*/
+  messageDesc(file_user_v1_directory, 5);
+
+/**
+ * A device of a user.
+ *
+ * @generated from message user.v1.AnnouncedDevice
+ */
+export type AnnouncedDevice = Message<"user.v1.AnnouncedDevice"> & {
+  /**
+   * Whose.
+   *
+   * @generated from field: string user_id = 1;
+   */
+  userId: string;
+
+  /**
+   * Which device.
+   *
+   * @generated from field: string device_id = 2;
+   */
+  deviceId: string;
+};
+
+/**
+ * Describes the message user.v1.AnnouncedDevice.
+ * Use `create(AnnouncedDeviceSchema)` to create a new message.
+ */
+export const AnnouncedDeviceSchema: GenMessage<AnnouncedDevice> = /*@__PURE__*/
+  messageDesc(file_user_v1_directory, 6);
+
+/**
+ * It is noted.
+ *
+ * @generated from message user.v1.ConfirmAnnouncedResponse
+ */
+export type ConfirmAnnouncedResponse = Message<"user.v1.ConfirmAnnouncedResponse"> & {
+};
+
+/**
+ * Describes the message user.v1.ConfirmAnnouncedResponse.
+ * Use `create(ConfirmAnnouncedResponseSchema)` to create a new message.
+ */
+export const ConfirmAnnouncedResponseSchema: GenMessage<ConfirmAnnouncedResponse> = /*@__PURE__*/
+  messageDesc(file_user_v1_directory, 7);
+
+/**
  * Which users.
  *
  * @generated from message user.v1.ResolveUsersRequest
@@ -193,7 +257,7 @@ export type ResolveUsersRequest = Message<"user.v1.ResolveUsersRequest"> & {
  * Use `create(ResolveUsersRequestSchema)` to create a new message.
  */
 export const ResolveUsersRequestSchema: GenMessage<ResolveUsersRequest> = /*@__PURE__*/
-  messageDesc(file_user_v1_directory, 5);
+  messageDesc(file_user_v1_directory, 8);
 
 /**
  * What is known.
@@ -214,7 +278,7 @@ export type ResolveUsersResponse = Message<"user.v1.ResolveUsersResponse"> & {
  * Use `create(ResolveUsersResponseSchema)` to create a new message.
  */
 export const ResolveUsersResponseSchema: GenMessage<ResolveUsersResponse> = /*@__PURE__*/
-  messageDesc(file_user_v1_directory, 6);
+  messageDesc(file_user_v1_directory, 9);
 
 /**
  * What the router needs to know of one user.
@@ -263,7 +327,7 @@ export type DirectoryEntry = Message<"user.v1.DirectoryEntry"> & {
  * Use `create(DirectoryEntrySchema)` to create a new message.
  */
 export const DirectoryEntrySchema: GenMessage<DirectoryEntry> = /*@__PURE__*/
-  messageDesc(file_user_v1_directory, 7);
+  messageDesc(file_user_v1_directory, 10);
 
 /**
  * Nothing to say.
@@ -278,7 +342,7 @@ export type GetSigningKeysRequest = Message<"user.v1.GetSigningKeysRequest"> & {
  * Use `create(GetSigningKeysRequestSchema)` to create a new message.
  */
 export const GetSigningKeysRequestSchema: GenMessage<GetSigningKeysRequest> = /*@__PURE__*/
-  messageDesc(file_user_v1_directory, 8);
+  messageDesc(file_user_v1_directory, 11);
 
 /**
  * Public keys.
@@ -306,7 +370,7 @@ export type GetSigningKeysResponse = Message<"user.v1.GetSigningKeysResponse"> &
  * Use `create(GetSigningKeysResponseSchema)` to create a new message.
  */
 export const GetSigningKeysResponseSchema: GenMessage<GetSigningKeysResponse> = /*@__PURE__*/
-  messageDesc(file_user_v1_directory, 9);
+  messageDesc(file_user_v1_directory, 12);
 
 /**
  * What the other services ask about users. Internal.
@@ -335,6 +399,17 @@ export const DirectoryService: GenService<{
     methodKind: "unary";
     input: typeof AdmitDeviceRequestSchema;
     output: typeof AdmitDeviceResponseSchema;
+  },
+  /**
+   * Says that newly registered devices stand in their users' streams; until then each AdmitDevice reports them as
+   * registered, so that a crash in between loses no announcement. Repeating it is no error.
+   *
+   * @generated from rpc user.v1.DirectoryService.ConfirmAnnounced
+   */
+  confirmAnnounced: {
+    methodKind: "unary";
+    input: typeof ConfirmAnnouncedRequestSchema;
+    output: typeof ConfirmAnnouncedResponseSchema;
   },
   /**
    * What the router needs to know of users; unknown and deleted ones are left out.
