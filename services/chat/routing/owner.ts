@@ -58,6 +58,11 @@ export interface OwnerDeps {
   readonly options: OwnerOptions;
 }
 
+interface Held {
+  readonly recipient: Recipient;
+  readonly tracked: Tracked;
+}
+
 const SWEEP_MS = 250;
 const HANDLING_RETRY_MAX_MS = 30_000;
 const FORGET_IDLE_MS = 60_000;
@@ -80,7 +85,7 @@ export class Owner {
   readonly #links = new Map<string, EdgeLink>();
   readonly #stop = new AbortController();
   /** Events on the log, oldest first, until they are confirmed or stored. */
-  #held: { recipient: Recipient; tracked: Tracked }[] = [];
+  #held: Held[] = [];
   #heldFrom = 0;
   /** Recipients that had nothing to do, in the order in which that began. */
   readonly #idle = new Set<Recipient>();
@@ -324,7 +329,7 @@ export class Owner {
   /** Moves what the log has held for long enough into the inboxes of the devices that have not confirmed it. */
   #storeHeld(olderThanMs: number): void {
     while (this.#heldFrom < this.#held.length) {
-      const { recipient, tracked } = this.#held[this.#heldFrom] as (typeof this.#held)[number];
+      const { recipient, tracked } = this.#held[this.#heldFrom] as Held;
       if (tracked.open > 0) {
         if (tracked.receivedAtMs > olderThanMs) break;
         for (const device of recipient.devices.values()) {

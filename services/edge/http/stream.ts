@@ -1,0 +1,157 @@
+import { create, fromBinary, type MessageInitShape } from '@bufbuild/protobuf';
+import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import { type ClientFrame, MessageStatus, type ServerFrame, ServerFrameSchema } from '@chatmesh/gen/chat/v1/frames';
+import { type LogEvent, type MessageEvent, MessagePayloadSchema } from '@chatmesh/gen/chat/v1/log';
+import { Mailbox, MeshError } from '@chatmesh/mesh';
+import { streamErrorKind } from '../domain/close-codes.js';
+import { checkContent, type ClientAction, encodePayload } from '../domain/frames.js';
+import type { ClientSink } from '../sessions/session.js';
+
+/** A window of events and the answers to what the client may have unanswered fit in several times over. */
+const MAX_QUEUED_FRAMES = 4_096;
+
+type FrameInit = MessageInitShape<typeof ServerFrameSchema>['frame'];
+
+/** The server's half of a Connect, gRPC or gRPC-Web stream: frames wait in a bounded mailbox until the client takes them. */
+export class StreamSink implements ClientSink {
+  readonly #deviceId: string;
+  readonly #box = new Mailbox<ServerFrame>({ capacity: MAX_QUEUED_FRAMES });
+  #paused: { readonly promise: Promise<void>; readonly resolve: () => void } | undefined;
+  #bytes = 0;
+
+  constructor(deviceId: string) {
+    this.#deviceId = deviceId;
+  }
+
+  get bufferedBytes(): number {
+    return this.#bytes;
+  }
+
+  /** Frames until the session ends. @throws MeshError the reason of the end, where it is one. */
+  async *frames(signal: AbortSignal): AsyncGenerator<ServerFrame> {
+    for (;;) {
+      const frame = await this.#box.next({ signal });
+      if (frame === undefined) return;
+      this.#bytes -= weight(frame);
+      yield frame;
+    }
+  }
+
+  /** Resolves when the session takes frames from the client again. */
+  async readable(): Promise<void> {
+    await this.#paused?.promise;
+  }
+
+  accepted(clientMessageId: string, serverMessageId: string, acceptedAtMs: number, deduplicated: boolean): void {
+    this.#offer({ case: 'accepted', value: { clientMessageId, serverMessageId, deduplicated, timestamp: timestampFromMs(acceptedAtMs) } });
+  }
+
+  event(event: LogEvent): void {
+    if (event.kind.case === 'message') this.#offer({ case: 'message', value: messageFrame(event.kind.value, this.#deviceId) });
+    else if (event.kind.case === 'receipt') {
+      const { status, atMs, serverMessageId, clientMessageId, eventId, code } = event.kind.value;
+      this.#offer({ case: 'receipt', value: { status, serverMessageId, clientMessageId, eventId, code, timestamp: timestampFromMs(Number(atMs)) } });
+    }
+  }
+
+  error(error: MeshError, clientMessageId: string): void {
+    this.#offer({ case: 'error', value: { code: error.kind, message: error.message, retryAfterMs: error.retryAfterMs ?? 0, clientMessageId } });
+  }
+
+  caughtUp(): void {
+    this.#offer({ case: 'caughtUp', value: {} });
+  }
+
+  goingAway(reconnectAfterMs: number): void {
+    this.#offer({ case: 'goingAway', value: { reconnectAfterMs } });
+  }
+
+  ping(): void {
+    this.#offer({ case: 'heartbeat', value: {} });
+  }
+
+  close(code: number, reason: string): void {
+    this.pause(false);
+    this.#box.close(new MeshError(streamErrorKind(code), reason));
+  }
+
+  pause(paused: boolean): void {
+    if (paused) this.#paused ??= gate();
+    else {
+      this.#paused?.resolve();
+      this.#paused = undefined;
+    }
+  }
+
+  #offer(frame: FrameInit): void {
+    const message = create(ServerFrameSchema, { frame } as MessageInitShape<typeof ServerFrameSchema>);
+    if (this.#box.offer(message)) this.#bytes += weight(message);
+    else this.#box.close(new MeshError('resource_exhausted', 'the client does not read'));
+  }
+}
+
+function gate(): { promise: Promise<void>; resolve: () => void } {
+  let resolve = () => {};
+  const promise = new Promise<void>((r) => {
+    resolve = r;
+  });
+  return { promise, resolve };
+}
+
+/** What a client's protobuf frame asks for. Its form was checked by the rules in the contract. @throws MeshError `invalid_argument` */
+export function actionOf(frame: ClientFrame): ClientAction {
+  const { case: kind, value } = frame.frame;
+  switch (kind) {
+    case 'send':
+      return sendActionOf(value);
+    case 'receipt':
+      return { kind: 'confirm', status: value.status, ids: value.serverMessageIds };
+    case 'ack':
+      return { kind: 'confirm', status: MessageStatus.UNSPECIFIED, ids: value.eventIds };
+    case 'auth':
+      return { kind: 'auth', token: value.token };
+    case 'presence':
+      return { kind: 'presence' };
+    case 'typing':
+      return { kind: 'typing' };
+    default:
+      throw new MeshError('invalid_argument', 'the frame is empty');
+  }
+}
+
+/** A message as its sender hands it in over a stream or a call. @throws MeshError `invalid_argument` */
+export function sendActionOf(send: Extract<ClientFrame['frame'], { case: 'send' }>['value']): Extract<ClientAction, { kind: 'send' }> {
+  const { target, payload } = send;
+  if (payload.case === 'content') checkContent(payload.value);
+  return {
+    kind: 'send',
+    senderId: send.senderId,
+    receiverId: target.case === 'receiverId' ? target.value : '',
+    groupId: target.case === 'groupId' ? target.value : '',
+    clientMessageId: send.clientMessageId,
+    payload: encodePayload(payload),
+    sealed: payload.case === 'sealed',
+  };
+}
+
+function messageFrame(message: MessageEvent, deviceId: string): Extract<FrameInit, { case: 'message' }>['value'] {
+  const { payload } = fromBinary(MessagePayloadSchema, message.payload);
+  const header = payload.case === 'sealed' ? payload.value.headers[deviceId] : undefined;
+  return {
+    senderId: message.senderId,
+    receiverId: message.copy ? message.receiverId : '',
+    serverMessageId: message.serverMessageId,
+    timestamp: timestampFromMs(Number(message.acceptedAtMs)),
+    payload:
+      payload.case === 'sealed'
+        ? { case: 'sealed', value: { body: payload.value.body, keyId: header?.keyId ?? '', data: header?.data ?? new Uint8Array(0) } }
+        : payload,
+  } as Extract<FrameInit, { case: 'message' }>['value'];
+}
+
+/** Roughly what a frame holds in memory. */
+function weight(frame: ServerFrame): number {
+  if (frame.frame.case !== 'message') return 256;
+  const { payload } = frame.frame.value;
+  return 512 + (payload.case === 'content' ? payload.value.length * 2 : (payload.value?.body.length ?? 0));
+}

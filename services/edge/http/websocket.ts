@@ -1,0 +1,239 @@
+import type { IncomingMessage } from 'node:http';
+import type { Duplex } from 'node:stream';
+import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
+import { httpStatus, type Logger, MeshError, toMeshError } from '@chatmesh/mesh';
+import { type RawData, type WebSocket, WebSocketServer } from 'ws';
+import type { Admission } from '../auth/admission.js';
+import type { VerifiedToken } from '../auth/token-verifier.js';
+import { CLOSE } from '../domain/close-codes.js';
+import { type ClientAction, clientMessageIdOf, parseFrame } from '../domain/frames.js';
+import { acceptedJson, CAUGHT_UP_JSON, errorJson, eventJson, goingAwayJson } from '../domain/json.js';
+import type { ClientSink, Session } from '../sessions/session.js';
+import type { SessionTable } from '../sessions/session-table.js';
+
+const PROTOCOL = 'chatmesh.v1';
+const BEARER_PROTOCOL = 'bearer.';
+const MAX_FRAME_BYTES = 64 * 1024;
+const MAX_GROUP_FRAME_BYTES = 512 * 1024;
+/** Upgrades whose token is being checked; more are told to come back. */
+const MAX_PENDING_UPGRADES = 5_000;
+const CLOSE_TIMEOUT_MS = 2_000;
+
+/** `GET /connect`: upgrades verified clients and gives each a session. */
+export class WebSocketEndpoint {
+  readonly #server: WebSocketServer;
+  readonly #admission: Admission;
+  readonly #sessions: SessionTable;
+  readonly #now: () => number;
+  readonly #logger: Logger;
+  #pending = 0;
+
+  constructor(options: { admission: Admission; sessions: SessionTable; now: () => number; logger: Logger }) {
+    this.#admission = options.admission;
+    this.#sessions = options.sessions;
+    this.#now = options.now;
+    this.#logger = options.logger;
+    this.#server = new WebSocketServer({
+      noServer: true,
+      clientTracking: false,
+      perMessageDeflate: false,
+      maxPayload: MAX_GROUP_FRAME_BYTES,
+      handleProtocols: (offered) => (offered.has(PROTOCOL) ? PROTOCOL : false),
+    });
+  }
+
+  /** Handles an HTTP upgrade. Never throws: what is refused gets an HTTP answer. */
+  upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+    const onError = () => socket.destroy();
+    socket.on('error', onError);
+    this.#admit(request).then(
+      (identity) => {
+        socket.removeListener('error', onError);
+        if (socket.destroyed) return;
+        this.#server.handleUpgrade(request, socket, head, (client) => this.#begin(client, socket, identity));
+      },
+      (error) => refuseUpgrade(socket, toMeshError(error), request),
+    );
+  }
+
+  async #admit(request: IncomingMessage): Promise<VerifiedToken> {
+    if (pathOf(request) !== '/connect') throw new MeshError('not_found', 'no such path');
+    const token = tokenOf(request);
+    if (token === undefined) throw new MeshError('unauthenticated', 'a token is required: Authorization: Bearer <JWT>, or the subprotocol bearer.<JWT>');
+    if (this.#pending >= MAX_PENDING_UPGRADES) throw new MeshError('unavailable', 'too many connections at once, try again');
+    this.#pending++;
+    try {
+      return await this.#admission.admitConnection(token, this.#sessions);
+    } finally {
+      this.#pending--;
+    }
+  }
+
+  #begin(client: WebSocket, socket: Duplex, identity: VerifiedToken): void {
+    const sink = new WebSocketSink(client, socket, identity.deviceId);
+    const session = this.#sessions.open(identity, sink);
+    // One listener function for all connections; what differs is found through the socket.
+    (client as ClientSocket)[CONNECTION] = { session, sessions: this.#sessions, now: this.#now };
+    client.on('message', onMessage);
+    client.on('pong', onPong);
+    client.on('close', onClose);
+    client.on('error', ignore);
+    this.#logger.debug({ user: identity.userId, device: identity.deviceId }, 'connected');
+  }
+}
+
+const CONNECTION = Symbol('connection');
+
+interface ClientSocket extends WebSocket {
+  [CONNECTION]: { session: Session; sessions: SessionTable; now: () => number };
+}
+
+function onMessage(this: WebSocket, data: RawData, isBinary: boolean): void {
+  const { session, sessions, now } = (this as ClientSocket)[CONNECTION];
+  if (session.closed) return;
+  session.lastHeardAtMs = now();
+  const text = isBinary ? '' : (data as Buffer).toString('utf8');
+  let action: ClientAction;
+  try {
+    if (isBinary) throw new MeshError('invalid_argument', 'frames are JSON in text messages');
+    action = parseFrame(text);
+  } catch (error) {
+    if ((data as Buffer).length > MAX_FRAME_BYTES) sessions.close(session, CLOSE.tooBig, 'the frame is too big');
+    else sessions.refuse(session, toMeshError(error), clientMessageIdOf(text));
+    return;
+  }
+  if ((data as Buffer).length > MAX_FRAME_BYTES && !(action.kind === 'send' && action.sealed && action.groupId !== '')) {
+    sessions.close(session, CLOSE.tooBig, 'the frame is too big');
+    return;
+  }
+  sessions.act(session, action);
+}
+
+function onPong(this: WebSocket): void {
+  const { session, now } = (this as ClientSocket)[CONNECTION];
+  session.lastHeardAtMs = now();
+}
+
+function onClose(this: WebSocket): void {
+  const { session, sessions } = (this as ClientSocket)[CONNECTION];
+  sessions.ended(session);
+}
+
+/** ws reports protocol errors (a frame too big, bad UTF-8) and then closes with the right code. */
+function ignore(): void {}
+
+/** Writes JSON frames; those of one turn of the event loop go to the kernel together. */
+class WebSocketSink implements ClientSink {
+  readonly #client: WebSocket;
+  readonly #socket: Duplex;
+  readonly #deviceId: string;
+  #corked = false;
+
+  constructor(client: WebSocket, socket: Duplex, deviceId: string) {
+    this.#client = client;
+    this.#socket = socket;
+    this.#deviceId = deviceId;
+  }
+
+  get bufferedBytes(): number {
+    return this.#client.bufferedAmount;
+  }
+
+  accepted(clientMessageId: string, serverMessageId: string, acceptedAtMs: number, deduplicated: boolean): void {
+    this.#write(acceptedJson(clientMessageId, serverMessageId, acceptedAtMs, deduplicated));
+  }
+
+  event(event: LogEvent): void {
+    const frame = eventJson(event, this.#deviceId);
+    if (frame !== undefined) this.#write(frame);
+  }
+
+  error(error: MeshError, clientMessageId: string): void {
+    this.#write(errorJson(error.kind, error.message, clientMessageId, error.retryAfterMs ?? 0));
+  }
+
+  caughtUp(): void {
+    this.#write(CAUGHT_UP_JSON);
+  }
+
+  goingAway(reconnectAfterMs: number): void {
+    this.#write(goingAwayJson(reconnectAfterMs));
+  }
+
+  ping(): void {
+    if (this.#client.readyState === this.#client.OPEN) this.#client.ping();
+  }
+
+  close(code: number, reason: string): void {
+    this.#uncork();
+    this.pause(false);
+    this.#client.close(code, reason);
+    // A client that does not answer the close must not keep its socket.
+    setTimeout(() => this.#client.terminate(), CLOSE_TIMEOUT_MS).unref();
+  }
+
+  pause(paused: boolean): void {
+    if (paused) this.#client.pause();
+    else if (this.#client.isPaused) this.#client.resume();
+  }
+
+  #write(frame: string): void {
+    if (this.#client.readyState !== this.#client.OPEN) return;
+    if (!this.#corked) {
+      this.#corked = true;
+      this.#socket.cork();
+      setImmediate(() => this.#uncork());
+    }
+    this.#client.send(frame);
+  }
+
+  #uncork(): void {
+    if (!this.#corked) return;
+    this.#corked = false;
+    this.#socket.uncork();
+  }
+}
+
+/** The token of an upgrade: the Authorization header, or the subprotocol that stands in for it in browsers. */
+function tokenOf(request: IncomingMessage): string | undefined {
+  const { authorization } = request.headers;
+  if (authorization !== undefined) return /^Bearer ([^\s]+)$/i.exec(authorization)?.[1];
+  for (const protocol of (request.headers['sec-websocket-protocol'] ?? '').split(',')) {
+    const name = protocol.trim();
+    if (name.startsWith(BEARER_PROTOCOL)) return name.slice(BEARER_PROTOCOL.length);
+  }
+  return undefined;
+}
+
+/** The path without query. */
+export function pathOf(request: { url?: string | undefined }): string {
+  const url = request.url ?? '/';
+  const query = url.indexOf('?');
+  return query < 0 ? url : url.slice(0, query);
+}
+
+/** The body of an HTTP error. */
+export function errorBody(error: MeshError): string {
+  return JSON.stringify({ error: { code: error.kind, message: error.message } });
+}
+
+function refuseUpgrade(socket: Duplex, error: MeshError, request: IncomingMessage): void {
+  if (socket.destroyed) return;
+  // On an upgrade an exhausted limit is 429 and everything unavailable is 503, as for any HTTP request.
+  const status = httpStatus(error.kind);
+  const body = request.method === 'HEAD' ? '' : errorBody(error);
+  socket.once('finish', () => socket.destroy());
+  socket.end(
+    `HTTP/1.1 ${status} ${STATUS_TEXTS[status] ?? 'Error'}\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
+  );
+}
+
+const STATUS_TEXTS: Record<number, string> = {
+  400: 'Bad Request',
+  401: 'Unauthorized',
+  403: 'Forbidden',
+  404: 'Not Found',
+  429: 'Too Many Requests',
+  500: 'Internal Server Error',
+  503: 'Service Unavailable',
+};

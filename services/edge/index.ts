@@ -1,0 +1,2 @@
+export { type EdgeConfig, readConfig } from './config.js';
+export { type EdgeOverrides, EdgeService } from './service.js';

@@ -1,0 +1,203 @@
+import { create } from '@bufbuild/protobuf';
+import {
+  AttachResultSchema,
+  ConfirmationSchema,
+  type RouteRequest,
+  RouteRequestSchema,
+  type RouteResponse,
+  RouterService,
+  SessionOpenedSchema,
+  type Submit,
+  type SubmitResult,
+} from '@chatmesh/gen/chat/v1/router';
+import type { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
+import { type BidiCall, createClient, type Logger, MeshError } from '@chatmesh/mesh';
+import type { Session } from '../sessions/session.js';
+
+/** What a router says, and the end of its stream. */
+export interface RouterListener {
+  /** The stream is there. */
+  connected(stream: RouterStream): void;
+  /** The stream is gone, with what the router has not taken. */
+  disconnected(stream: RouterStream, untaken: UntakenConfirmation[]): void;
+  response(stream: RouterStream, response: RouteResponse): void;
+}
+
+/** A confirmation whose durability the router has not reported. */
+export interface UntakenConfirmation {
+  readonly session: Session;
+  readonly status: MessageStatus;
+  readonly ids: string[];
+}
+
+/** Called once: with the router's answer, or with `unavailable` when the stream broke first. */
+export type SubmitAnswer = (result: SubmitResult | MeshError) => void;
+
+const FIRST_RECONNECT_MS = 50;
+const LAST_RECONNECT_MS = 2_000;
+
+/**
+ * The edge's stream to one router, reconnecting until it is closed. What one turn of the event loop has to say becomes
+ * one frame. A confirmation is kept until the router says that it is durable.
+ */
+export class RouterStream {
+  readonly address: string;
+  readonly #edgeId: string;
+  readonly #client;
+  readonly #listener: RouterListener;
+  readonly #logger: Logger;
+  readonly #answers = new Map<number, SubmitAnswer>();
+  #call: BidiCall<RouteResponse, RouteRequest> | undefined;
+  #heard = false;
+  #frame: RouteRequest | undefined;
+  #nextRef = 1;
+  #sequence = 0;
+  /** Of the frame that is being filled. */
+  #confirming: UntakenConfirmation[] = [];
+  #untaken: { sequence: number; confirmations: UntakenConfirmation[] }[] = [];
+  #reconnectMs = FIRST_RECONNECT_MS;
+  #timer: NodeJS.Timeout | undefined;
+  #closed = false;
+
+  constructor(options: { address: string; edgeId: string; listener: RouterListener; logger: Logger }) {
+    this.address = options.address;
+    this.#edgeId = options.edgeId;
+    this.#listener = options.listener;
+    this.#logger = options.logger;
+    this.#client = createClient(RouterService, { address: options.address, logger: options.logger });
+  }
+
+  /** True while frames can be sent. */
+  get connected(): boolean {
+    return this.#call !== undefined && !this.#call.closed;
+  }
+
+  /** Nothing waits for the router's word. */
+  get settled(): boolean {
+    return this.#answers.size === 0 && this.#untaken.length === 0 && !this.#frame;
+  }
+
+  /** Opens the stream and keeps it open. */
+  connect(): void {
+    if (this.#closed) return;
+    const call = this.#client.route();
+    this.#call = call;
+    this.#heard = false;
+    call.onMessage((response) => {
+      if (!this.#heard) {
+        this.#heard = true;
+        this.#reconnectMs = FIRST_RECONNECT_MS;
+      }
+      this.#receive(response);
+    });
+    call.onClose((error) => this.#lost(call, error));
+    const hello = create(RouteRequestSchema, { hello: { edgeId: this.#edgeId } });
+    call.write(hello);
+    this.#listener.connected(this);
+  }
+
+  /** Hands a message to the router. */
+  submit(submit: Submit, answer: SubmitAnswer): void {
+    if (!this.connected) {
+      answer(unavailable());
+      return;
+    }
+    submit.ref = this.#nextRef;
+    this.#nextRef = this.#nextRef === 0xffffffff ? 1 : this.#nextRef + 1;
+    this.#answers.set(submit.ref, answer);
+    this.#out().submits.push(submit);
+  }
+
+  /** Announces a session. */
+  open(session: Session, reopened: boolean): void {
+    const { number, userId, deviceId } = session;
+    this.#out().openedSessions.push(create(SessionOpenedSchema, { session: number, userId, deviceId, reopened }));
+  }
+
+  /** Says that a session has ended. */
+  closeSession(session: Session): void {
+    this.#out().closedSessions.push(session.number);
+  }
+
+  /** Answers an attach. */
+  attachResult(session: number, attached: boolean): void {
+    this.#out().attachResults.push(create(AttachResultSchema, { session, attached }));
+  }
+
+  /** Passes on what a session's device has confirmed. */
+  confirm(session: Session, status: MessageStatus, ids: string[]): void {
+    const { confirmations } = this.#out();
+    const last = confirmations.at(-1);
+    if (last && last.session === session.number && last.status === status) {
+      last.ids.push(...ids);
+      return;
+    }
+    const confirmation = create(ConfirmationSchema);
+    confirmation.session = session.number;
+    confirmation.status = status;
+    confirmation.ids = [...ids];
+    confirmations.push(confirmation);
+    this.#confirming.push({ session, status, ids: confirmation.ids });
+  }
+
+  /** Ends the stream for good. */
+  close(): void {
+    this.#closed = true;
+    clearTimeout(this.#timer);
+    this.#flush();
+    this.#call?.end();
+    this.#client.close();
+  }
+
+  #out(): RouteRequest {
+    if (!this.#frame) {
+      this.#frame = create(RouteRequestSchema);
+      setImmediate(() => this.#flush());
+    }
+    return this.#frame;
+  }
+
+  #flush(): void {
+    const frame = this.#frame;
+    this.#frame = undefined;
+    if (!frame) return;
+    if (frame.confirmations.length > 0) {
+      frame.sequence = ++this.#sequence;
+      this.#untaken.push({ sequence: frame.sequence, confirmations: this.#confirming });
+      this.#confirming = [];
+    }
+    if (this.connected) this.#call?.write(frame);
+  }
+
+  #receive(response: RouteResponse): void {
+    while (this.#untaken[0] && this.#untaken[0].sequence <= response.confirmedSequence) this.#untaken.shift();
+    for (const result of response.submitResults) {
+      const answer = this.#answers.get(result.ref);
+      this.#answers.delete(result.ref);
+      answer?.(result);
+    }
+    this.#listener.response(this, response);
+  }
+
+  #lost(call: BidiCall<RouteResponse, RouteRequest>, error: MeshError | undefined): void {
+    if (this.#call !== call) return;
+    this.#call = undefined;
+    this.#frame = undefined;
+    const untaken = [...this.#untaken.flatMap((batch) => batch.confirmations), ...this.#confirming];
+    this.#untaken = [];
+    this.#confirming = [];
+    const answers = [...this.#answers.values()];
+    this.#answers.clear();
+    for (const answer of answers) answer(unavailable());
+    if (!this.#closed && this.#heard) this.#logger.warn({ router: this.address, err: error }, 'the stream to a router is gone; connecting again');
+    this.#listener.disconnected(this, untaken);
+    if (this.#closed) return;
+    // Full jitter: edges that lost the same router do not return at the same moment.
+    this.#timer = setTimeout(() => this.connect(), Math.random() * this.#reconnectMs).unref();
+    this.#reconnectMs = Math.min(LAST_RECONNECT_MS, this.#reconnectMs * 2);
+  }
+}
+
+function unavailable(): MeshError {
+  return new MeshError('unavailable', 'not accepted: the router is away, send again');
+}

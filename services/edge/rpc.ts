@@ -1,0 +1,147 @@
+import { type ConnectRouter, ConnectError, type HandlerContext } from '@connectrpc/connect';
+import { ChatService } from '@chatmesh/gen/chat/v1/chat';
+import type { ClientFrame, ServerFrame } from '@chatmesh/gen/chat/v1/frames';
+import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
+import { PresenceService } from '@chatmesh/gen/presence/v1/presence';
+import { AuthService } from '@chatmesh/gen/user/v1/auth';
+import { ContactService } from '@chatmesh/gen/user/v1/contact';
+import { GroupService } from '@chatmesh/gen/user/v1/group';
+import { KeyService } from '@chatmesh/gen/user/v1/key';
+import { SettingsService } from '@chatmesh/gen/user/v1/settings';
+import { UserService } from '@chatmesh/gen/user/v1/user';
+import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import type { SubmitResult } from '@chatmesh/gen/chat/v1/router';
+import { type Client, connectCode, MeshError, toMeshError, validate } from '@chatmesh/mesh';
+import type { Admission } from './auth/admission.js';
+import type { TokenVerifier, VerifiedToken } from './auth/token-verifier.js';
+import { actionOf, sendActionOf, StreamSink } from './http/stream.js';
+import type { Session } from './sessions/session.js';
+import { refusalError, type SessionTable, submitOf } from './sessions/session-table.js';
+import { ClientFrameSchema } from '@chatmesh/gen/chat/v1/frames';
+import { AcknowledgeRequestSchema, GetStatusRequestSchema, SendRequestSchema } from '@chatmesh/gen/chat/v1/chat';
+
+export interface RpcDeps {
+  readonly admission: Admission;
+  readonly verifier: TokenVerifier;
+  readonly sessions: SessionTable;
+  readonly chat: Client<typeof InternalChatService>;
+  readonly now: () => number;
+}
+
+/** The public services over Connect, gRPC and gRPC-Web. */
+export function routes(router: ConnectRouter, deps: RpcDeps): void {
+  const { admission, sessions, chat } = deps;
+
+  router.service(ChatService, {
+    async *connect(requests, context) {
+      const { session, sink } = await open(deps, context);
+      void readFrames(deps, session, sink, requests).catch((error) => sessions.close(session, 1008, toMeshError(error).message));
+      for await (const frame of serve(deps, session, sink, context)) yield { frame };
+    },
+
+    async *receive(_request, context) {
+      const { session, sink } = await open(deps, context);
+      for await (const frame of serve(deps, session, sink, context)) yield { frame };
+    },
+
+    send: unary(async (request, context) => {
+      validate(SendRequestSchema, request);
+      const caller = await admission.admit(bearerOf(context));
+      const action = sendActionOf(request.message as NonNullable<typeof request.message>);
+      if (action.senderId !== caller.userId) throw new MeshError('permission_denied', 'sender_id is not the user of the token');
+      const result = await new Promise<SubmitResult>((resolve, reject) => {
+        sessions.submit(submitOf(action, caller.deviceId), (answer) => {
+          if (answer instanceof MeshError) reject(answer);
+          else if (answer.refusal) reject(refusalError(answer.refusal));
+          else resolve(answer);
+        });
+      });
+      const { serverMessageId, deduplicated, acceptedAtMs } = result;
+      return {
+        accepted: { serverMessageId, deduplicated, clientMessageId: action.clientMessageId, timestamp: timestampFromMs(Number(acceptedAtMs)) },
+      };
+    }),
+
+    acknowledge: unary(async (request, context) => {
+      validate(AcknowledgeRequestSchema, request);
+      if (request.receipts.length === 0 && request.eventIds.length === 0) throw new MeshError('invalid_argument', 'nothing to acknowledge');
+      const { userId, deviceId } = await admission.admit(bearerOf(context));
+      return await chat.confirm({ userId, deviceId, receipts: request.receipts, eventIds: request.eventIds });
+    }),
+
+    getStatus: unary(async (request, context) => {
+      validate(GetStatusRequestSchema, request);
+      const { userId } = await admission.admit(bearerOf(context));
+      return await chat.getMessageStatus({ senderId: userId, serverMessageIds: request.serverMessageIds });
+    }),
+  });
+
+  // Their methods answer `unimplemented` until the services behind them arrive.
+  for (const service of [AuthService, UserService, ContactService, SettingsService, GroupService, KeyService, PresenceService]) {
+    router.service(service as typeof UserService, {});
+  }
+}
+
+async function open(deps: RpcDeps, context: HandlerContext): Promise<{ session: Session; sink: StreamSink }> {
+  try {
+    const identity: VerifiedToken = await deps.admission.admitConnection(bearerOf(context), deps.sessions);
+    const sink = new StreamSink(identity.deviceId);
+    return { session: deps.sessions.open(identity, sink), sink };
+  } catch (error) {
+    throw connectError(error);
+  }
+}
+
+async function* serve(deps: RpcDeps, session: Session, sink: StreamSink, context: HandlerContext): AsyncGenerator<ServerFrame> {
+  try {
+    for await (const frame of sink.frames(context.signal)) {
+      // Taking a frame is the sign of life of a stream that only receives.
+      session.lastHeardAtMs = deps.now();
+      yield frame;
+    }
+  } catch (error) {
+    if (!context.signal.aborted) throw connectError(error);
+  } finally {
+    deps.sessions.ended(session);
+  }
+}
+
+async function readFrames(deps: RpcDeps, session: Session, sink: StreamSink, requests: AsyncIterable<{ frame?: ClientFrame | undefined }>): Promise<void> {
+  for await (const { frame } of requests) {
+    if (session.closed) return;
+    session.lastHeardAtMs = deps.now();
+    try {
+      if (!frame) throw new MeshError('invalid_argument', 'the frame is empty');
+      validate(ClientFrameSchema, frame);
+      deps.sessions.act(session, actionOf(frame));
+    } catch (error) {
+      const id = frame?.frame.case === 'send' ? frame.frame.value.clientMessageId : '';
+      deps.sessions.refuse(session, toMeshError(error), id);
+    }
+    await sink.readable();
+  }
+}
+
+/** A unary method whose errors become Connect errors. */
+function unary<I, O>(handler: (request: I, context: HandlerContext) => Promise<O>): (request: I, context: HandlerContext) => Promise<O> {
+  return async (request, context) => {
+    try {
+      return await handler(request, context);
+    } catch (error) {
+      throw connectError(error);
+    }
+  };
+}
+
+function bearerOf(context: HandlerContext): string {
+  const token = /^Bearer ([^\s]+)$/i.exec(context.requestHeader.get('authorization') ?? '')?.[1];
+  if (token === undefined) throw new MeshError('unauthenticated', 'a token is required: Authorization: Bearer <JWT>');
+  return token;
+}
+
+function connectError(error: unknown): ConnectError {
+  const mesh = toMeshError(error);
+  const metadata = mesh.retryAfterMs === undefined ? {} : { 'retry-after-ms': String(mesh.retryAfterMs) };
+  return new ConnectError(mesh.message, connectCode(mesh.kind), metadata);
+}
+

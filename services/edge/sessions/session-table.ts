@@ -1,0 +1,382 @@
+import { create, fromBinary } from '@bufbuild/protobuf';
+import type { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
+import { type LogEvent, LogEventSchema } from '@chatmesh/gen/chat/v1/log';
+import { type RouteResponse, type Submit, SubmitSchema } from '@chatmesh/gen/chat/v1/router';
+import { type Logger, MeshError } from '@chatmesh/mesh';
+import { CLOSE } from '../domain/close-codes.js';
+import type { ClientAction } from '../domain/frames.js';
+import { rendezvous } from '../domain/rendezvous.js';
+import { type RouterListener, RouterStream, type SubmitAnswer, type UntakenConfirmation } from '../routing/router-stream.js';
+import { type ClientSink, type Identity, Session } from './session.js';
+
+/** Told of every session that begins or ends. */
+export interface SessionObserver {
+  opened(session: Session): void;
+  closed(session: Session): void;
+}
+
+/** Checks a token that a client sends over its open connection. */
+export type TokenCheck = (token: string) => Promise<Identity>;
+
+/** Confirms for a device whose session is gone. */
+export type ConfirmElsewhere = (userId: string, deviceId: string, status: MessageStatus, ids: string[]) => Promise<void>;
+
+export interface SessionTableDeps {
+  readonly edgeId: string;
+  readonly routers: readonly string[];
+  readonly logger: Logger;
+  readonly now: () => number;
+  readonly checkToken: TokenCheck;
+  readonly confirmElsewhere: ConfirmElsewhere;
+  readonly observer: SessionObserver;
+}
+
+const TICK_MS = 1_000;
+const PING_EVERY_TICKS = 25;
+const SILENT_MS = 60_000;
+/** A session that no router has attached is announced again after this long. */
+const REOPEN_MS = 5_000;
+const MAX_UNANSWERED = 256;
+const MAX_KEPT = 1_024;
+const MAX_REFUSED = 10;
+/** Above this the client is not read until it has taken what it was sent; far above it, it is closed. */
+const HIGH_WATER_BYTES = 1024 * 1024;
+const MAX_BUFFERED_BYTES = 16 * 1024 * 1024;
+
+/** All sessions of this edge, and the streams to the routers behind them. */
+export class SessionTable implements RouterListener {
+  readonly #deps: SessionTableDeps;
+  readonly #sessions = new Map<number, Session>();
+  /** The sessions of a user; most have one. */
+  readonly #byUser = new Map<string, Session | Session[]>();
+  readonly #routers: RouterStream[];
+  #nextNumber = 1;
+  #tick = 0;
+  #timer: NodeJS.Timeout | undefined;
+  #draining = false;
+
+  constructor(deps: SessionTableDeps) {
+    this.#deps = deps;
+    this.#routers = deps.routers.map(
+      (address) => new RouterStream({ address, edgeId: deps.edgeId, listener: this, logger: deps.logger }),
+    );
+  }
+
+  get size(): number {
+    return this.#sessions.size;
+  }
+
+  get draining(): boolean {
+    return this.#draining;
+  }
+
+  /** True when some router can be reached. */
+  get routed(): boolean {
+    return this.#routers.some((router) => router.connected);
+  }
+
+  /** Every open session, for presence. */
+  all(): IterableIterator<Session> {
+    return this.#sessions.values();
+  }
+
+  start(): void {
+    for (const router of this.#routers) router.connect();
+    this.#timer = setInterval(() => this.#onTick(), TICK_MS).unref();
+  }
+
+  /** How many sessions a user has here. */
+  countOf(userId: string): number {
+    return this.of(userId).length;
+  }
+
+  of(userId: string): readonly Session[] {
+    const sessions = this.#byUser.get(userId);
+    if (!sessions) return [];
+    return Array.isArray(sessions) ? sessions : [sessions];
+  }
+
+  /** Begins a session; an older one of the same device is closed with 4409. */
+  open(identity: Identity, sink: ClientSink): Session {
+    const session = new Session(this.#nextNumber++, identity, sink, this.#deps.now());
+    for (const other of this.of(identity.userId)) {
+      if (other.deviceId === identity.deviceId) this.close(other, CLOSE.replaced, 'replaced by a newer connection of the same device');
+    }
+    this.#sessions.set(session.number, session);
+    const others = this.of(identity.userId);
+    this.#byUser.set(identity.userId, others.length === 0 ? session : [...others, session]);
+    this.#announce(session, false);
+    this.#deps.observer.opened(session);
+    return session;
+  }
+
+  /** Ends a session with a close code. */
+  close(session: Session, code: number, reason: string): void {
+    if (session.closed) return;
+    session.sink.close(code, reason);
+    this.ended(session);
+  }
+
+  /** A session's connection is gone. */
+  ended(session: Session): void {
+    if (session.closed) return;
+    session.closed = true;
+    this.#sessions.delete(session.number);
+    const rest = this.of(session.userId).filter((other) => other !== session);
+    if (rest.length === 0) this.#byUser.delete(session.userId);
+    else this.#byUser.set(session.userId, rest.length === 1 ? (rest[0] as Session) : rest);
+    if (session.owner) session.owner.closeSession(session);
+    else for (const { status, ids } of session.kept ?? []) this.#confirmElsewhere(session, status, ids);
+    session.owner = undefined;
+    session.kept = undefined;
+    this.#deps.observer.closed(session);
+  }
+
+  /** Carries out what a client asks for. The client was heard of. */
+  act(session: Session, action: ClientAction): void {
+    session.refused = 0;
+    switch (action.kind) {
+      case 'send':
+        this.#send(session, action);
+        return;
+      case 'confirm':
+        this.#confirm(session, action.status, action.ids);
+        return;
+      case 'auth':
+        void this.#renew(session, action.token);
+        return;
+      default:
+        this.refuse(session, new MeshError('unimplemented', `${action.kind} is not available yet`), '');
+    }
+  }
+
+  /** Answers a frame with an error; ten in a row close the connection. */
+  refuse(session: Session, error: MeshError, clientMessageId: string): void {
+    session.sink.error(error, clientMessageId);
+    if (error.kind === 'invalid_argument' && ++session.refused >= MAX_REFUSED) this.close(session, CLOSE.policy, 'too many bad frames');
+  }
+
+  /** Hands a message to the router that accepts for its sender. */
+  submit(submit: Submit, answer: SubmitAnswer): void {
+    const router = this.#routerOf(submit.senderId);
+    if (router) router.submit(submit, answer);
+    else answer(new MeshError('unavailable', 'not accepted: no router can be reached, send again'));
+  }
+
+  /** Tells every client to go elsewhere and waits until what they sent is answered; then closes them. */
+  async drain(deadlineMs: number): Promise<void> {
+    this.#draining = true;
+    const until = this.#deps.now() + deadlineMs;
+    for (const session of this.#sessions.values()) session.sink.goingAway(Math.floor(Math.random() * 5_000));
+    await this.#settled(until);
+    for (const session of [...this.#sessions.values()]) this.close(session, CLOSE.goingAway, 'draining');
+    await this.#settled(until);
+  }
+
+  stop(): void {
+    clearInterval(this.#timer);
+    for (const router of this.#routers) router.close();
+  }
+
+  // What routers say.
+
+  connected(stream: RouterStream): void {
+    for (const session of this.#sessions.values()) {
+      if (!session.owner && (!session.announced || this.#routerOf(session.userId) === stream)) this.#announce(session, session.announced);
+    }
+  }
+
+  disconnected(stream: RouterStream, untaken: UntakenConfirmation[]): void {
+    const orphans: Session[] = [];
+    for (const session of this.#sessions.values()) {
+      if (session.owner !== stream) continue;
+      session.owner = undefined;
+      orphans.push(session);
+    }
+    for (const { session, status, ids } of untaken) {
+      if (session.closed) this.#confirmElsewhere(session, status, ids);
+      else this.#keep(session, status, ids);
+    }
+    for (const session of orphans) this.#announce(session, true);
+  }
+
+  response(stream: RouterStream, response: RouteResponse): void {
+    for (const { session: number, withoutOpening } of response.attach) this.#attach(stream, number, withoutOpening);
+    for (const push of response.pushes) {
+      const event = push.caughtUp ? undefined : fromBinary(LogEventSchema, push.event);
+      for (const number of push.sessions) this.#push(stream, number, event);
+    }
+    for (const { session: number, serverMessageIds } of response.refused) {
+      const session = this.#sessions.get(number);
+      if (session) this.refuse(session, new MeshError('not_found', `not sent to this user: ${serverMessageIds.join(', ')}`), '');
+    }
+    for (const { session: number, code, reason } of response.close) {
+      const session = this.#sessions.get(number);
+      if (!session) continue;
+      if (session.owner === stream) session.owner = undefined;
+      this.close(session, code, reason);
+    }
+  }
+
+  #attach(stream: RouterStream, number: number, withoutOpening: boolean): void {
+    const session = this.#sessions.get(number);
+    if (!session) {
+      stream.attachResult(number, false);
+      return;
+    }
+    // The last attach wins.
+    session.owner = stream;
+    const { kept } = session;
+    session.kept = undefined;
+    // Confirmations stand before attach results in a frame: the owner hears of them before it sends anything.
+    for (const { status, ids } of kept ?? []) stream.confirm(session, status, ids);
+    stream.attachResult(number, true);
+    if (withoutOpening && !session.caughtUp) this.#announce(session, true);
+    if (session.paused) this.#relieve(session);
+  }
+
+  #push(stream: RouterStream, number: number, event: LogEvent | undefined): void {
+    const session = this.#sessions.get(number);
+    if (!session) return;
+    if (session.owner !== stream) {
+      // A router that has lost the session must let go of it.
+      stream.attachResult(number, false);
+      return;
+    }
+    if (!event) {
+      if (session.caughtUp) return;
+      session.caughtUp = true;
+      session.sink.caughtUp();
+    } else session.sink.event(event);
+    this.#watch(session);
+  }
+
+  /** A client that does not read costs a bounded amount: first it is not read, then it is closed. */
+  #watch(session: Session): void {
+    const buffered = session.sink.bufferedBytes;
+    if (buffered > MAX_BUFFERED_BYTES) this.close(session, CLOSE.overloaded, 'the client does not read');
+    else if (buffered > HIGH_WATER_BYTES && !session.paused) {
+      session.paused = true;
+      session.sink.pause(true);
+    }
+  }
+
+  #relieve(session: Session): void {
+    if (session.unanswered > MAX_UNANSWERED / 2 || session.sink.bufferedBytes > HIGH_WATER_BYTES) return;
+    if ((session.kept?.length ?? 0) >= MAX_KEPT) return;
+    session.paused = false;
+    session.sink.pause(false);
+  }
+
+  #send(session: Session, action: Extract<ClientAction, { kind: 'send' }>): void {
+    const { clientMessageId } = action;
+    if (action.senderId !== session.userId) {
+      this.refuse(session, new MeshError('permission_denied', 'sender_id is not the user of the token'), clientMessageId);
+      return;
+    }
+    if (++session.unanswered >= MAX_UNANSWERED && !session.paused) {
+      session.paused = true;
+      session.sink.pause(true);
+    }
+    this.submit(submitOf(action, session.deviceId), (result) => {
+      session.unanswered--;
+      if (session.closed) return;
+      if (result instanceof MeshError) session.sink.error(result, clientMessageId);
+      else if (result.refusal) session.sink.error(refusalError(result.refusal), clientMessageId);
+      else {
+        session.sink.accepted(clientMessageId, result.serverMessageId, Number(result.acceptedAtMs), result.deduplicated);
+        if (result.receiptEvent.length > 0) session.sink.event(fromBinary(LogEventSchema, result.receiptEvent));
+      }
+      if (session.paused) this.#relieve(session);
+      this.#watch(session);
+    });
+  }
+
+  #confirm(session: Session, status: MessageStatus, ids: string[]): void {
+    if (session.owner) session.owner.confirm(session, status, ids);
+    else this.#keep(session, status, ids);
+  }
+
+  #keep(session: Session, status: MessageStatus, ids: string[]): void {
+    session.kept ??= [];
+    session.kept.push({ status, ids });
+    if (session.kept.length >= MAX_KEPT && !session.paused) {
+      session.paused = true;
+      session.sink.pause(true);
+    }
+  }
+
+  #confirmElsewhere(session: Session, status: MessageStatus, ids: string[]): void {
+    this.#deps
+      .confirmElsewhere(session.userId, session.deviceId, status, ids)
+      .catch((error) => this.#deps.logger.warn({ err: error }, 'a confirmation of an ended session was not taken; its events are sent again'));
+  }
+
+  async #renew(session: Session, token: string): Promise<void> {
+    try {
+      const identity = await this.#deps.checkToken(token);
+      if (identity.userId !== session.userId || identity.deviceId !== session.deviceId) {
+        throw new MeshError('permission_denied', 'the token is for another user or device');
+      }
+      session.expiresAtMs = identity.expiresAtMs;
+    } catch (error) {
+      if (!session.closed) this.refuse(session, error instanceof MeshError ? error : new MeshError('unauthenticated', 'the token is not valid'), '');
+    }
+  }
+
+  #announce(session: Session, reopened: boolean): void {
+    session.openedAtMs = this.#deps.now();
+    const router = this.#routerOf(session.userId);
+    if (!router) return;
+    session.announced = true;
+    router.open(session, reopened);
+  }
+
+  #routerOf(userId: string): RouterStream | undefined {
+    if (this.#routers.length === 1) return this.#routers[0]?.connected ? this.#routers[0] : undefined;
+    return rendezvous(
+      userId,
+      this.#routers.filter((router) => router.connected),
+      (router) => router.address,
+    );
+  }
+
+  #onTick(): void {
+    this.#tick++;
+    const nowMs = this.#deps.now();
+    for (const session of this.#sessions.values()) {
+      if (nowMs >= session.expiresAtMs) this.close(session, CLOSE.tokenExpired, 'the token has expired');
+      else if (nowMs - session.lastHeardAtMs >= SILENT_MS) this.close(session, CLOSE.silent, 'no heartbeat');
+      else {
+        if ((session.number + this.#tick) % PING_EVERY_TICKS === 0) session.sink.ping();
+        if (!session.owner && nowMs - session.openedAtMs >= REOPEN_MS) this.#announce(session, session.announced);
+        if (session.paused) this.#relieve(session);
+      }
+    }
+  }
+
+  async #settled(untilMs: number): Promise<void> {
+    while (this.#routers.some((router) => router.connected && !router.settled) && this.#deps.now() < untilMs) {
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+  }
+}
+
+/** A submit of a session's device. */
+export function submitOf(action: Extract<ClientAction, { kind: 'send' }>, deviceId: string): Submit {
+  const submit = create(SubmitSchema);
+  submit.senderId = action.senderId;
+  submit.senderDeviceId = deviceId;
+  submit.receiverId = action.receiverId;
+  submit.groupId = action.groupId;
+  submit.clientMessageId = action.clientMessageId;
+  submit.payload = action.payload as Uint8Array<ArrayBuffer>;
+  submit.sealed = action.sealed;
+  return submit;
+}
+
+/** A router's refusal as the error that the client is told. */
+export function refusalError(refusal: { code: string; message: string; retryAfterMs: number }): MeshError {
+  const options = refusal.retryAfterMs > 0 ? { retryAfterMs: refusal.retryAfterMs } : {};
+  return new MeshError(refusal.code as MeshError['kind'], refusal.message, options);
+}
