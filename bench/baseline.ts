@@ -149,7 +149,8 @@ class Baseline {
     const group = this.#turn;
     const timestamp = this.#now;
     this.#turn = [];
-    for (const { to, number, message } of group) this.#messages.put(messageKey(to, number), message);
+    // A put that fails ends the process: nobody catches its promise.
+    for (const { to, number, message } of group) void this.#messages.put(messageKey(to, number), message);
     await this.#messages.flushed;
     const burst = new Burst();
     for (const { from, to, clientMessageId, serverMessageId, number, message } of group) {
@@ -199,7 +200,7 @@ const baseline = new Baseline(values.data, { receipts: !values['no-receipts'] })
 const server = createServer();
 const sockets = new WebSocketServer({ server, perMessageDeflate: false });
 sockets.on('connection', (socket, request) => {
-  const userId = /^Bearer (\S+)$/.exec(request.headers.authorization ?? '')?.[1];
+  const userId = /^Bearer ([^/\s]+)/.exec(request.headers.authorization ?? '')?.[1];
   if (userId) baseline.connect(userId, socket, request.socket);
   else socket.close(1008);
 });

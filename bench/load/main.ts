@@ -23,3 +23,6 @@ process.once('message', async (job: Job) => {
   );
   process.send?.(answer, () => process.exit());
 });
+
+// The parent is gone: nobody waits for the answer.
+process.once('disconnect', () => process.exit(1));

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Account, Broken, Route } from '../jobs.js';
+import type { Broken, Route } from '../jobs.js';
 import { texts } from '../texts.js';
 import { Device, type Run, type ServerFrame } from './device.js';
 import { Flow, markOfId, markOfText } from './flow.js';
@@ -222,9 +222,4 @@ export class Traffic implements Run {
 
 function over<T>(items: T[], of: (item: T) => number): number {
   return items.reduce((sum, item) => sum + of(item), 0);
-}
-
-/** Everybody writes to a partner: 0 to 1, 1 to 0, 2 to 3 and so on. */
-export function pairs(accounts: Account[]): Route[] {
-  return accounts.map((sender, index) => ({ sender, recipient: [accounts[index ^ 1] as Account] }));
 }

@@ -1,0 +1,125 @@
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { Bench, type Scale, type Scenario } from './bench.js';
+import { machine, markdown, type Report } from './report.js';
+import { drain } from './scenarios/drain.js';
+import { fanOut } from './scenarios/fan-out.js';
+import { flatness } from './scenarios/flatness.js';
+import { idle } from './scenarios/idle.js';
+import { latency } from './scenarios/latency.js';
+import { soak } from './scenarios/soak.js';
+import { start } from './scenarios/start.js';
+import { throughput } from './scenarios/throughput.js';
+import type { TargetName } from './targets.js';
+
+const RESULTS = fileURLToPath(new URL('../results', import.meta.url));
+const TARGETS: readonly TargetName[] = ['baseline-no-receipts', 'baseline', 'mesh'];
+/** Where the real engines are; they reach the mesh through the environment. */
+const ENGINES = ['PULSAR_URL', 'SCYLLA_CONTACT_POINTS', 'REDIS_URL', 'DATABASE_URL'];
+
+const SCENARIOS: Record<string, Scenario> = {
+  start,
+  throughput,
+  latency,
+  idle,
+  drain,
+  'fan-out': fanOut,
+  flatness,
+  soak,
+};
+
+const SCALE: Scale = {
+  warmUpMs: 4_000,
+  measureMs: 8_000,
+  rounds: 3,
+  latencyRounds: 5,
+  idleConnections: 10_000,
+  storedMessages: 200_000,
+  knownUsers: 10_000,
+  soakMs: 0,
+};
+const QUICK: Partial<Scale> = {
+  warmUpMs: 2_000,
+  measureMs: 3_000,
+  rounds: 1,
+  latencyRounds: 3,
+  storedMessages: 50_000,
+  knownUsers: 2_000,
+};
+const FULL: Partial<Scale> = { storedMessages: 1_000_000, soakMs: 300_000 };
+
+const USAGE = `npm run bench -- [options]
+
+Measures the mesh against a bare durable relay. Prints a table in Markdown and writes JSON with everything measured.
+The mesh runs on the stores that the environment names (${ENGINES.join(', ')}); embedded by default.
+The CPU time is that of the server's process and its children, without engines that run elsewhere.
+
+  --only A,B       just these: ${Object.keys(SCENARIOS).join(', ')}
+  --targets A,B    just these: ${TARGETS.join(', ')}
+  --quick          short windows, one round: for a look, not for the record
+  --full           1,000,000 stored messages and five minutes at half load
+  --profile        the servers leave CPU profiles in bench/results
+  --out FILE       where the JSON goes, by default bench/results/latest.json
+`;
+
+const { values } = parseArgs({
+  options: {
+    only: { type: 'string' },
+    targets: { type: 'string' },
+    quick: { type: 'boolean', default: false },
+    full: { type: 'boolean', default: false },
+    profile: { type: 'boolean', default: false },
+    out: { type: 'string', default: `${RESULTS}/latest.json` },
+    help: { type: 'boolean', default: false },
+  },
+});
+
+// Children are ended when this process exits; a signal has to become an exit.
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1));
+
+if (values.help) console.log(USAGE);
+else process.exitCode = await run();
+
+async function run(): Promise<number> {
+  const scale = { ...SCALE, ...(values.quick && QUICK), ...(values.full && FULL) };
+  const targets = chosen(values.targets, TARGETS);
+  mkdirSync(RESULTS, { recursive: true });
+  const bench = new Bench(scale, targets, { profileDirectory: values.profile ? RESULTS : undefined });
+  const report: Report = {
+    date: new Date().toISOString(),
+    machine: machine(),
+    stores: ENGINES.filter((name) => process.env[name]).join(', ') || 'embedded',
+    profiled: values.profile,
+    scale,
+    scenarios: {},
+    failures: {},
+  };
+  for (const name of chosen(values.only, Object.keys(SCENARIOS))) {
+    bench.log(`${name}:`);
+    try {
+      report.scenarios[name] = await (SCENARIOS[name] as Scenario)(bench);
+    } catch (error) {
+      report.failures[name] = (error as Error).message;
+      bench.log(`${name} failed: ${(error as Error).message}`);
+    }
+  }
+  mkdirSync(dirname(values.out), { recursive: true });
+  writeFileSync(values.out, `${JSON.stringify(report, undefined, 2)}\n`);
+  console.log(`\n${markdown(report)}\n`);
+  bench.log(`All figures: ${values.out}`);
+  for (const profile of bench.profiles) bench.log(`CPU profile: ${profile}`);
+  return Object.keys(report.failures).length > 0 ? 1 : 0;
+}
+
+function chosen<T extends string>(list: string | undefined, known: readonly T[]): T[] {
+  if (list === undefined) return [...known];
+  const wanted = list.split(',');
+  const unknown = wanted.filter((name) => !known.includes(name as T));
+  if (unknown.length > 0) {
+    console.error(`Unknown: ${unknown.join(', ')}. Known: ${known.join(', ')}.`);
+    process.exit(2);
+  }
+  return known.filter((name) => wanted.includes(name));
+}

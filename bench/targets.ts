@@ -1,0 +1,146 @@
+import { randomBytes, randomUUID } from 'node:crypto';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { type AddressInfo, createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import type { Account } from './jobs.js';
+import { ServerProcess } from './server-process.js';
+import { MeshUsers } from './users.js';
+
+export type TargetName = 'baseline' | 'baseline-no-receipts' | 'mesh';
+
+/** A server that is running and ready. */
+export interface Server extends AsyncDisposable {
+  readonly target: TargetName;
+  readonly process: ServerProcess;
+  /** The WebSocket's address. */
+  readonly url: string;
+  /** False where receipts are dropped. */
+  readonly receipts: boolean;
+  /** From the start of the process until it was ready, milliseconds. */
+  readonly readyMs: number;
+  /** Makes users with one device each. */
+  createUsers(count: number): Promise<Account[]>;
+  /** More devices of a user. */
+  addDevices(account: Account, count: number): Account[];
+  /** Ends the process and removes its data, unless the directory was the caller's. */
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
+export interface StartOptions {
+  /** The file in which node leaves its CPU profile at the end. */
+  profile?: string | undefined;
+  /** Where the data lives; a new directory by default. */
+  directory?: string;
+}
+
+const BASELINE = fileURLToPath(new URL('./baseline.js', import.meta.url));
+const MESH = fileURLToPath(new URL('../../services/dist/main.js', import.meta.url));
+const READY_TIMEOUT_MS = 60_000;
+const READY_POLL_MS = 10;
+
+/** A new directory for a server's data. */
+export function dataDirectory(): string {
+  return mkdtempSync(join(tmpdir(), 'chatmesh-bench-'));
+}
+
+/** Starts a server and waits until it is ready. */
+export function startServer(target: TargetName, options: StartOptions = {}): Promise<Server> {
+  return target === 'mesh' ? startMesh(options) : startBaseline(target, options);
+}
+
+async function startBaseline(target: TargetName, options: StartOptions): Promise<Server> {
+  const directory = options.directory ?? dataDirectory();
+  const receipts = target === 'baseline';
+  const began = performance.now();
+  const args = [...profileArgs(options), BASELINE, '--data', directory, ...(receipts ? [] : ['--no-receipts'])];
+  const server = new ServerProcess(args, process.env);
+  const { port } = JSON.parse(await server.firstLine()) as { port: number };
+  const accountOf = (userId: string): Account => ({ userId, token: userId });
+  return {
+    target,
+    process: server,
+    url: `ws://127.0.0.1:${port}/connect`,
+    receipts,
+    readyMs: performance.now() - began,
+    createUsers: async (count) => Array.from({ length: count }, () => accountOf(randomUUID())),
+    // The baseline takes what follows the user's id for the device.
+    addDevices: ({ userId }, count) =>
+      Array.from({ length: count }, (_, index) => ({ userId, token: `${userId}/${index + 1}` })),
+    [Symbol.asyncDispose]: () => finish(server, options, directory),
+  };
+}
+
+/** All four services in one process; engines other than the embedded ones come from the environment, as for a user. */
+async function startMesh(options: StartOptions): Promise<Server> {
+  const directory = options.directory ?? dataDirectory();
+  const [edge, edgeH2, chat, user, presence, admin] = await freePorts(6);
+  const secret = randomBytes(32).toString('hex');
+  const began = performance.now();
+  const server = new ServerProcess([...profileArgs(options), MESH], {
+    ...process.env,
+    EDGE_PORT: `${edge}`,
+    EDGE_H2_PORT: `${edgeH2}`,
+    CHAT_PORT: `${chat}`,
+    USER_PORT: `${user}`,
+    PRESENCE_PORT: `${presence}`,
+    ADMIN_PORT: `${admin}`,
+    DATA_DIR: directory,
+    SEND_RATE: '0',
+    MAX_CONNECTIONS_PER_USER: '0',
+    LOG_LEVEL: 'warn',
+    AUTH_HS256_SECRET: secret,
+  });
+  await Promise.race([untilReady(`http://127.0.0.1:${admin}/readyz`), server.died]).catch((error: Error) => {
+    throw new Error(`the mesh did not start: ${error.message}\n${server.tail}`);
+  });
+  const readyMs = performance.now() - began;
+  const users = new MeshUsers(`127.0.0.1:${user}`, secret);
+  return {
+    target: 'mesh',
+    process: server,
+    url: `ws://127.0.0.1:${edge}/connect`,
+    receipts: true,
+    readyMs,
+    createUsers: (count) => users.create(count),
+    addDevices: (account, count) => users.addDevices(account, count),
+    async [Symbol.asyncDispose]() {
+      await users[Symbol.asyncDispose]();
+      await finish(server, options, directory);
+    },
+  };
+}
+
+async function finish(server: ServerProcess, options: StartOptions, directory: string): Promise<void> {
+  try {
+    await server.stop();
+  } finally {
+    if (!options.directory) rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+function profileArgs({ profile }: StartOptions): string[] {
+  if (!profile) return [];
+  const at = profile.lastIndexOf('/');
+  return ['--cpu-prof', `--cpu-prof-dir=${profile.slice(0, at)}`, `--cpu-prof-name=${profile.slice(at + 1)}`];
+}
+
+async function untilReady(url: string): Promise<void> {
+  const deadline = performance.now() + READY_TIMEOUT_MS;
+  while (performance.now() < deadline) {
+    const response = await fetch(url).catch(() => undefined);
+    if (response?.ok) return;
+    await sleep(READY_POLL_MS);
+  }
+  throw new Error(`not ready after ${READY_TIMEOUT_MS / 1000} s`);
+}
+
+async function freePorts(count: number): Promise<number[]> {
+  const servers = Array.from({ length: count }, () => createServer().listen(0, '127.0.0.1'));
+  await Promise.all(servers.map((server) => new Promise((resolve) => server.once('listening', resolve))));
+  const ports = servers.map((server) => (server.address() as AddressInfo).port);
+  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
+  return ports;
+}
