@@ -65,13 +65,10 @@ export class Bench {
 
   /** Runs `use` with one server per target, all alive at the same time so that runs can alternate. */
   async withServers<T>(targets: TargetName[], scenario: string, use: (servers: Server[]) => Promise<T>): Promise<T> {
-    const servers: Server[] = [];
-    try {
-      for (const target of targets) servers.push(await this.start(target, scenario));
-      return await use(servers);
-    } finally {
-      for (const server of servers) await server[Symbol.asyncDispose]();
-    }
+    const [target, ...others] = targets;
+    if (target === undefined) return use([]);
+    await using server = await this.start(target, scenario);
+    return await this.withServers(others, scenario, (servers) => use([server, ...servers]));
   }
 
   /** Says on standard error what is going on. */

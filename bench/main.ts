@@ -101,8 +101,8 @@ async function run(): Promise<number> {
     try {
       report.scenarios[name] = await (SCENARIOS[name] as Scenario)(bench);
     } catch (error) {
-      report.failures[name] = (error as Error).message;
-      bench.log(`${name} failed: ${(error as Error).message}`);
+      report.failures[name] = explain(error);
+      bench.log(`${name} failed: ${report.failures[name]}`);
     }
   }
   mkdirSync(dirname(values.out), { recursive: true });
@@ -111,6 +111,13 @@ async function run(): Promise<number> {
   bench.log(`All figures: ${values.out}`);
   for (const profile of bench.profiles) bench.log(`CPU profile: ${profile}`);
   return Object.keys(report.failures).length > 0 ? 1 : 0;
+}
+
+/** What went wrong first, then what went wrong while cleaning up after it. */
+function explain(error: unknown): string {
+  return error instanceof Error && 'suppressed' in error && 'error' in error
+    ? `${explain(error.suppressed)}\n${explain(error.error)}`
+    : (error as Error).message;
 }
 
 function chosen<T extends string>(list: string | undefined, known: readonly T[]): T[] {

@@ -62,7 +62,7 @@ export class ServerProcess {
     const timer = setTimeout(() => this.#child.kill('SIGKILL'), STOP_TIMEOUT_MS);
     const how = await this.#exited;
     clearTimeout(timer);
-    if (how !== 'exit code 0') throw new Error(`the server ended with ${how} after SIGTERM`);
+    if (how !== 'exit code 0') throw new Error(`the server did not leave cleanly: ${how}\n${this.tail}`);
   }
 
   #keep(text: string): void {

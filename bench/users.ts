@@ -6,6 +6,8 @@ import type { Account } from './jobs.js';
 /** The directory's limit for one call. */
 const USERS_PER_CALL = 1_000;
 const TOKEN_TTL_SECONDS = 86_400;
+/** A thousand users and signatures take their time on a busy machine. */
+const DEADLINE_MS = 60_000;
 
 /** Makes users of a running mesh, and more devices of them. */
 export class MeshUsers implements AsyncDisposable {
@@ -19,7 +21,7 @@ export class MeshUsers implements AsyncDisposable {
    * @param secret the mesh's AUTH_HS256_SECRET.
    */
   constructor(address: string, secret: string) {
-    this.#client = createClient(DirectoryService, { address });
+    this.#client = createClient(DirectoryService, { address, defaultDeadlineMs: DEADLINE_MS });
     this.#secret = secret;
   }
 
