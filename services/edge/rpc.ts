@@ -66,13 +66,15 @@ export function routes(router: ConnectRouter, deps: RpcDeps): void {
       validate(AcknowledgeRequestSchema, request);
       if (request.receipts.length === 0 && request.eventIds.length === 0) throw new MeshError('invalid_argument', 'nothing to acknowledge');
       const { userId, deviceId } = await admission.admit(bearerOf(context));
-      return await chat.confirm({ userId, deviceId, receipts: request.receipts, eventIds: request.eventIds });
+      const { notFound } = await chat.confirm({ userId, deviceId, receipts: request.receipts, eventIds: request.eventIds });
+      return { notFound };
     }),
 
     getStatus: unary(async (request, context) => {
       validate(GetStatusRequestSchema, request);
       const { userId } = await admission.admit(bearerOf(context));
-      return await chat.getMessageStatus({ senderId: userId, serverMessageIds: request.serverMessageIds });
+      const { states } = await chat.getMessageStatus({ senderId: userId, serverMessageIds: request.serverMessageIds });
+      return { states };
     }),
   });
 

@@ -36,7 +36,7 @@ export class Admission {
     const { registered } = await this.#directory.admitDevice({ userId, deviceId, external });
     if (registered) {
       await this.#chat.announceDevices({ devices: [{ userId, deviceId }] });
-      await this.#directory.confirmAnnounced({ userId, deviceId });
+      await this.#directory.confirmAnnounced({ devices: [{ userId, deviceId }] });
     }
     return verified;
   }

@@ -21,6 +21,12 @@ export interface VerifiedToken extends Identity {
   readonly external: boolean;
 }
 
+interface OwnKeys {
+  readonly issuer: string;
+  readonly keys: JWTVerifyGetKey;
+  readonly fetchedAtMs: number;
+}
+
 const NIL_UUID = '00000000-0000-0000-0000-000000000000';
 const MAX_TOKEN_LENGTH = 8192;
 /** Verified tokens are remembered, so that a unary call does not pay for a signature each time. */
@@ -35,7 +41,7 @@ export class TokenVerifier {
   readonly #secret: Uint8Array | undefined;
   readonly #now: () => number;
   readonly #verified = new Map<string, VerifiedToken>();
-  #own: { issuer: string; keys: JWTVerifyGetKey; fetchedAtMs: number } | undefined;
+  #own: OwnKeys | undefined;
   #fetching: Promise<void> | undefined;
 
   constructor(options: { config: AuthConfig; userAddress: string; logger: Logger; now: () => number }) {
@@ -109,14 +115,14 @@ export class TokenVerifier {
     }
   }
 
-  async #ownKeys(afresh: boolean): Promise<{ issuer: string; keys: JWTVerifyGetKey }> {
+  async #ownKeys(afresh: boolean): Promise<OwnKeys> {
     if (!this.#own || (afresh && this.#now() - this.#own.fetchedAtMs > REFETCH_KEYS_MS)) {
       this.#fetching ??= this.#fetchKeys().finally(() => {
         this.#fetching = undefined;
       });
       await this.#fetching;
     }
-    return this.#own as NonNullable<typeof this.#own>;
+    return this.#own as OwnKeys;
   }
 
   async #fetchKeys(): Promise<void> {

@@ -29,7 +29,7 @@ export class Listeners {
     const tls = tlsOf(config);
     const handler = connectNodeAdapter({
       routes: (router) => routes(router, deps),
-      fallback: (request, response) => fallback(request, response),
+      fallback: (request, response) => fallback(request, response as Response),
       readMaxBytes: MAX_MESSAGE_BYTES,
     });
     const serve = (request: Request, response: Response) => {

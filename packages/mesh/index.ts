@@ -1,0 +1,12 @@
+export * from './abort.js';
+export * from './config.js';
+export * from './errors.js';
+export * from './grpc/bidi.js';
+export * from './grpc/client.js';
+export * from './grpc/server.js';
+export type { CallContext, CallOptions, Client, ServiceImpl } from './grpc/types.js';
+export { validate } from './grpc/validate.js';
+export * from './lifecycle.js';
+export * from './lock.js';
+export * from './mailbox.js';
+export * from './observe.js';

@@ -1,0 +1,211 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
+import { createClient, createLogger } from '@chatmesh/mesh';
+
+export const SERVICES = ['user', 'presence', 'chat', 'edge'] as const;
+export type ServiceName = (typeof SERVICES)[number];
+
+/** A user with one device, as `user create` makes them. */
+export interface TestUser {
+  readonly userId: string;
+  readonly deviceId: string;
+  readonly contactNumber: string;
+  readonly token: string;
+}
+
+const MAIN = fileURLToPath(new URL('../../services/dist/main.js', import.meta.url));
+const READY_MS = 20_000;
+const silent = createLogger({ name: 'test', level: 'silent' });
+
+/** One process of the mesh: all services, or some. */
+export class MeshProcess {
+  readonly services: readonly ServiceName[];
+  readonly adminPort: number;
+  readonly #env: NodeJS.ProcessEnv;
+  #child: ChildProcess | undefined;
+  #output = '';
+
+  constructor(services: readonly ServiceName[], adminPort: number, env: NodeJS.ProcessEnv) {
+    this.services = services;
+    this.adminPort = adminPort;
+    this.#env = env;
+  }
+
+  get pid(): number {
+    return this.#child?.pid ?? 0;
+  }
+
+  /** What the process has printed so far, all starts together. */
+  get output(): string {
+    return this.#output;
+  }
+
+  /** Starts the process; resolves when it says that it is ready. */
+  async start(): Promise<void> {
+    this.launch();
+    await this.ready();
+  }
+
+  /** Starts the process and does not wait. */
+  launch(): void {
+    const names = this.services.length === SERVICES.length ? [] : this.services;
+    const child = spawn(process.execPath, ['--enable-source-maps', MAIN, ...names], {
+      env: { ...this.#env, ADMIN_PORT: String(this.adminPort) },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    this.#child = child;
+    for (const stream of [child.stdout, child.stderr]) {
+      stream?.setEncoding('utf8').on('data', (text: string) => {
+        this.#output = (this.#output + text).slice(-200_000);
+      });
+    }
+  }
+
+  /** Resolves when every service of the process is ready. */
+  async ready(): Promise<void> {
+    await until(
+      async () => {
+        if (this.#child?.exitCode !== null) throw new Error(`the mesh ended at start:\n${this.#output}`);
+        const response = await fetch(`http://127.0.0.1:${this.adminPort}/readyz`).catch(() => undefined);
+        return response?.status === 200;
+      },
+      { timeoutMs: READY_MS, what: () => `readiness; its output:\n${this.#output}` },
+    );
+  }
+
+  /** Sends a signal and waits for the end; resolves with the exit code, null after a signal that killed. */
+  async end(signal: NodeJS.Signals): Promise<number | null> {
+    const child = this.#child;
+    if (!child || child.exitCode !== null || child.signalCode !== null) return child?.exitCode ?? null;
+    const exited = once(child, 'exit');
+    child.kill(signal);
+    const [code] = (await exited) as [number | null];
+    return code;
+  }
+
+  /** Sends a signal and goes on. */
+  signal(signal: NodeJS.Signals): void {
+    this.#child?.kill(signal);
+  }
+
+  /** Resolves with the exit code when the process ends by itself. */
+  async exited(): Promise<number | null> {
+    const child = this.#child;
+    if (!child) return null;
+    if (child.exitCode !== null) return child.exitCode;
+    const [code] = (await once(child, 'exit')) as [number | null];
+    return code;
+  }
+}
+
+/** A mesh of real processes on free ports, with its data in a directory of its own. */
+export class TestMesh implements AsyncDisposable {
+  readonly url: string;
+  readonly httpUrl: string;
+  readonly h2Url: string;
+  readonly userAddress: string;
+  readonly chatAddress: string;
+  readonly presenceAddress: string;
+  readonly dataDir: string;
+  readonly processes: readonly MeshProcess[];
+  #nextNumber = 15_550_000_000;
+
+  private constructor(dataDir: string, ports: Record<string, number>, processes: MeshProcess[]) {
+    this.dataDir = dataDir;
+    this.url = `ws://127.0.0.1:${ports.EDGE_PORT}/connect`;
+    this.httpUrl = `http://127.0.0.1:${ports.EDGE_PORT}`;
+    this.h2Url = `http://127.0.0.1:${ports.EDGE_H2_PORT}`;
+    this.chatAddress = `127.0.0.1:${ports.CHAT_PORT}`;
+    this.userAddress = `127.0.0.1:${ports.USER_PORT}`;
+    this.presenceAddress = `127.0.0.1:${ports.PRESENCE_PORT}`;
+    this.processes = processes;
+  }
+
+  /**
+   * Starts a mesh: by default in one process, with `split` each service in its own.
+   *
+   * @param options.env variables on top of the test defaults (no rate limit).
+   */
+  static async start(options: { split?: boolean; env?: NodeJS.ProcessEnv } = {}): Promise<TestMesh> {
+    const dataDir = mkdtempSync(join(tmpdir(), 'chatmesh-'));
+    const names = ['EDGE_PORT', 'EDGE_H2_PORT', 'CHAT_PORT', 'USER_PORT', 'PRESENCE_PORT'];
+    const groups: (readonly ServiceName[])[] = options.split ? SERVICES.map((name) => [name]) : [SERVICES];
+    const free = await freePorts(names.length + groups.length);
+    const ports = Object.fromEntries(names.map((name, i) => [name, free[i] as number]));
+    const env: NodeJS.ProcessEnv = {
+      PATH: process.env.PATH,
+      DATA_DIR: dataDir,
+      SEND_RATE: '0',
+      LOG_LEVEL: 'info',
+      EDGE_HOST: '127.0.0.1',
+      ...Object.fromEntries(Object.entries(ports).map(([name, port]) => [name, String(port)])),
+      ...options.env,
+    };
+    const processes = groups.map((group, i) => new MeshProcess(group, free[names.length + i] as number, env));
+    const mesh = new TestMesh(dataDir, ports, processes);
+    try {
+      await Promise.all(processes.map((p) => p.start()));
+    } catch (error) {
+      await mesh[Symbol.asyncDispose]();
+      throw error;
+    }
+    return mesh;
+  }
+
+  /** The process that runs a service. */
+  process(name: ServiceName): MeshProcess {
+    return this.processes.find((p) => p.services.includes(name)) as MeshProcess;
+  }
+
+  /** Creates users with a device and a token each. */
+  async users(count: number, options: { ttlSeconds?: number } = {}): Promise<TestUser[]> {
+    const client = createClient(DirectoryService, { address: this.userAddress, logger: silent });
+    try {
+      const contactNumber = `+${this.#nextNumber}`;
+      this.#nextNumber += count;
+      const { users } = await client.createUsers({ contactNumber, name: 'Test', count, tokenTtlSeconds: options.ttlSeconds ?? 0 });
+      return users.map(({ userId, deviceId, contactNumber: number, token }) => ({ userId, deviceId, contactNumber: number, token }));
+    } finally {
+      client.close();
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all(this.processes.map((p) => p.end('SIGKILL')));
+    rmSync(this.dataDir, { recursive: true, force: true });
+  }
+}
+
+/** Waits for a condition, looking often. @throws when it does not come true in time. */
+export async function until(
+  condition: () => boolean | Promise<boolean>,
+  options: { timeoutMs?: number; what?: string | (() => string) } = {},
+): Promise<void> {
+  const { timeoutMs = 15_000, what = 'the condition' } = options;
+  const end = Date.now() + timeoutMs;
+  for (;;) {
+    if (await condition()) return;
+    if (Date.now() > end) throw new Error(`waited ${timeoutMs} ms in vain for ${typeof what === 'function' ? what() : what}`);
+    await new Promise((resolve) => setTimeout(resolve, 15));
+  }
+}
+
+/** Ports that nobody listens on. */
+export async function freePorts(count: number): Promise<number[]> {
+  const servers = Array.from({ length: count }, () => createServer());
+  const ports: number[] = [];
+  for (const server of servers) {
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const address = server.address();
+    ports.push(typeof address === 'object' && address ? address.port : 0);
+  }
+  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
+  return ports;
+}
