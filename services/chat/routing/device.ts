@@ -49,6 +49,11 @@ export interface AttachedSession {
   caughtUp: boolean;
 }
 
+/** At most so many messages are on their way to a device and not durably confirmed. */
+export const MESSAGE_WINDOW = 256;
+/** The same for receipts: more of them, so that a client that is slow to ack them still gets its messages. */
+export const RECEIPT_WINDOW = 1024;
+
 /**
  * One device of a recipient.
  *
@@ -64,6 +69,9 @@ export class Device {
   readonly window = new Map<string, Delivery>();
   /** Confirmed, but the confirmation is not durable yet: by id. */
   readonly settling = new Set<string>();
+  /** Deliveries of messages, and of receipts, that are in the window or settle. */
+  messagesOut = 0;
+  receiptsOut = 0;
   /** Rows on their way into the inbox. */
   readonly appending: Set<Position> = new Set();
   /** Grows with each append that has completed. */
@@ -75,6 +83,22 @@ export class Device {
   constructor(recipient: Recipient, id: string) {
     this.recipient = recipient;
     this.id = id;
+  }
+
+  /** Whether one more message, or receipt, may be sent. */
+  hasRoom(isMessage: boolean): boolean {
+    return isMessage ? this.messagesOut < MESSAGE_WINDOW : this.receiptsOut < RECEIPT_WINDOW;
+  }
+
+  /** How many events of any kind may be sent. */
+  get room(): number {
+    return Math.min(MESSAGE_WINDOW - this.messagesOut, RECEIPT_WINDOW - this.receiptsOut);
+  }
+
+  /** Counts a delivery that has left, or is done. */
+  count(delivery: Delivery, change: 1 | -1): void {
+    if (delivery.tracked.message) this.messagesOut += change;
+    else this.receiptsOut += change;
   }
 
   /** Nothing of this device is on its way. */

@@ -11,9 +11,9 @@ import type { Owner } from './owner.js';
 import { fromBinary } from '@bufbuild/protobuf';
 import { LogEventSchema } from '@chatmesh/gen/chat/v1/log';
 
-/** Confirmations that a device may have on their way to the disk and still be sent new events. */
-const WINDOW = 256;
 const PAGE = 256;
+/** A drain goes on when so many rows fit: a page for every single confirmation would cost more than it brings. */
+const MIN_PAGE = 32;
 
 /**
  * The actor of one user: the only one that decides what the user's devices are sent. Records of the log are handled one
@@ -129,6 +129,7 @@ export class Recipient {
     this.#owner.unconfirmed.delete(device);
     for (const delivery of device.window.values()) {
       if (delivery.row === 'none') this.store(delivery);
+      device.count(delivery, -1);
       this.#untrack(delivery.tracked);
     }
     device.window.clear();
@@ -156,6 +157,7 @@ export class Recipient {
   settled(delivery: Delivery): void {
     const { device, tracked } = delivery;
     device.settling.delete(tracked.id);
+    device.count(delivery, -1);
     this.#untrack(tracked);
     this.#close(delivery);
     this.resume(device);
@@ -311,8 +313,7 @@ export class Recipient {
       if (message?.copy && device.id === message.senderDeviceId) continue;
       if (known?.devices.includes(deviceMark(message?.copy ?? false, device.id))) continue;
       tracked.open++;
-      const hasRoom = device.window.size + device.settling.size < WINDOW;
-      if (device.state === 'live' && hasRoom) this.#transmit(device, tracked, record.position, 'none', true);
+      if (device.state === 'live' && device.hasRoom(message !== undefined)) this.#transmit(device, tracked, record.position, 'none', true);
       else {
         if (device.state === 'live') device.state = 'draining';
         this.store(newDelivery(tracked, device, record.position, true));
@@ -333,6 +334,7 @@ export class Recipient {
     delivery.row = row;
     delivery.sentAtMs = this.#owner.now();
     tracked.deliveries++;
+    device.count(delivery, 1);
     if (device.window.size === 0) this.#owner.unconfirmed.add(device);
     device.window.set(tracked.id, delivery);
     device.cursor = position;
@@ -346,8 +348,8 @@ export class Recipient {
     try {
       while (device.state === 'draining' && device.session?.ready) {
         const { session } = device;
-        const room = WINDOW - device.window.size - device.settling.size;
-        if (room <= 0) break;
+        const { room } = device;
+        if (room < MIN_PAGE) break;
         const appends = device.appends;
         const rows = await this.#owner.whileUnavailable(() => inbox.page(this.userId, device.id, device.cursor, Math.min(room, PAGE)));
         if (device.session !== session) continue;
