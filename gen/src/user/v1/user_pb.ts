@@ -413,7 +413,8 @@ export const UserService: GenService<{
     output: typeof UpdateProfileResponseSchema;
   },
   /**
-   * What a user shows to others. not_found: no such user, or a deleted one.
+   * What a user shows to others. not_found: no such user, or a deleted one. permission_denied: the user has blocked
+   * the caller.
    *
    * @generated from rpc user.v1.UserService.GetUser
    */

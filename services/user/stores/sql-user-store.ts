@@ -1,0 +1,256 @@
+import { MeshError } from '@chatmesh/mesh';
+import { type Kysely, Migrator, sql, type Transaction } from 'kysely';
+import { migrations } from '../migrations/index.js';
+import type { Schema } from './schema.js';
+import type {
+  DeviceId,
+  DeviceState,
+  DirectoryRow,
+  NewUser,
+  Profile,
+  Registration,
+  SigningKey,
+  UserStore,
+} from './user-store.js';
+
+/** Any number that no other user of advisory locks in this database takes: here, whoever makes the first key. */
+const FIRST_KEY_LOCK = 7_002_001;
+
+/** An engine that speaks PostgreSQL, opened. */
+export interface SqlEngine extends AsyncDisposable {
+  readonly db: Kysely<Schema>;
+  /** False while it cannot write. */
+  readonly ready: boolean;
+}
+
+/** Users in plain PostgreSQL, whichever engine runs it. */
+export class SqlUserStore implements UserStore {
+  readonly #engine: SqlEngine;
+  readonly #db: Kysely<Schema>;
+
+  private constructor(engine: SqlEngine) {
+    this.#engine = engine;
+    this.#db = engine.db;
+  }
+
+  /**
+   * Brings the schema up to date, under an advisory lock, and takes over the engine.
+   *
+   * @throws MeshError `failed_precondition` naming the migration that failed.
+   */
+  static async open(engine: SqlEngine): Promise<SqlUserStore> {
+    const migrator = new Migrator({ db: engine.db, provider: { getMigrations: async () => migrations } });
+    const { error, results } = await migrator.migrateToLatest();
+    if (error !== undefined) {
+      await engine[Symbol.asyncDispose]();
+      const failed = results?.find(({ status }) => status === 'Error')?.migrationName ?? 'before the first';
+      const why = error instanceof Error ? error.message : String(error);
+      throw new MeshError('failed_precondition', `the user database cannot be migrated (${failed}): ${why}`, {
+        cause: error,
+      });
+    }
+    return new SqlUserStore(engine);
+  }
+
+  get ready(): boolean {
+    return this.#engine.ready;
+  }
+
+  [Symbol.asyncDispose](): PromiseLike<void> {
+    return this.#engine[Symbol.asyncDispose]();
+  }
+
+  async createUsers(users: readonly NewUser[], atMs: number): Promise<void> {
+    if (users.length === 0) return;
+    const created_at = new Date(atMs);
+    await this.#db.transaction().execute(async (tx) => {
+      const created = await tx
+        .insertInto('users')
+        .values(users.map((u) => ({ id: u.userId, contact_number: u.contactNumber, name: u.name, created_at })))
+        .onConflict((conflict) => conflict.column('contact_number').doNothing())
+        .returning('contact_number')
+        .execute();
+      if (created.length < users.length) {
+        const free = new Set(created.map((row) => row.contact_number));
+        const taken = users.find((user) => !free.delete(user.contactNumber));
+        throw new MeshError('already_exists', `the contact number ${taken?.contactNumber} is taken`);
+      }
+      await tx
+        .insertInto('devices')
+        .values(users.map((u) => ({ user_id: u.userId, id: u.deviceId, created_at })))
+        .execute();
+    });
+  }
+
+  findDevice(userId: string, deviceId: string): Promise<DeviceState | undefined> {
+    return findDevice(this.#db, userId, deviceId);
+  }
+
+  async registerDevice(r: Registration, atMs: number): Promise<DeviceState | undefined> {
+    const created_at = new Date(atMs);
+    return await this.#db.transaction().execute(async (tx) => {
+      if (r.createUser) {
+        const user = { id: r.userId, created_at };
+        await tx
+          .insertInto('users')
+          .values(user)
+          .onConflict((conflict) => conflict.column('id').doNothing())
+          .execute();
+      }
+      // Registrations of one user take turns, so that the count below is right when the row is inserted.
+      await tx.selectFrom('users').select('id').where('id', '=', r.userId).forUpdate().execute();
+      const before = await findDevice(tx, r.userId, r.deviceId);
+      if (!before || before.suspended || before.deleted || before.device !== 'unknown') return before;
+      const { count } = await tx
+        .selectFrom('devices')
+        .select((e) => e.fn.countAll<string>().as('count'))
+        .where('user_id', '=', r.userId)
+        .where('revoked_at', 'is', null)
+        .executeTakeFirstOrThrow();
+      if (Number(count) >= r.maxDevices) return before;
+      await tx.insertInto('devices').values({ user_id: r.userId, id: r.deviceId, created_at }).execute();
+      return { ...before, device: 'unannounced' };
+    });
+  }
+
+  async confirmAnnounced(devices: readonly DeviceId[], atMs: number): Promise<void> {
+    if (devices.length === 0) return;
+    const [users, ids] = [devices.map((d) => d.userId), devices.map((d) => d.deviceId)];
+    await this.#db
+      .updateTable('devices')
+      .set({ announced_at: new Date(atMs) })
+      .where(sql<boolean>`(user_id, id) in (select * from unnest(${users}::uuid[], ${ids}::uuid[]))`)
+      .where('announced_at', 'is', null)
+      .execute();
+  }
+
+  async revokeDevice({ userId, deviceId }: DeviceId, atMs: number): Promise<void> {
+    await this.#db
+      .updateTable('devices')
+      .set({ revoked_at: new Date(atMs) })
+      .where('user_id', '=', userId)
+      .where('id', '=', deviceId)
+      .where('revoked_at', 'is', null)
+      .execute();
+  }
+
+  async resolveUsers(userIds: readonly string[]): Promise<DirectoryRow[]> {
+    if (userIds.length === 0) return [];
+    return await this.#db
+      .selectFrom('users')
+      .leftJoin('settings', 'settings.user_id', 'users.id')
+      .select((e) => [
+        'users.id as userId',
+        sql<string[]>`array(select d.id from devices d where d.user_id = users.id and d.revoked_at is null)`.as(
+          'deviceIds',
+        ),
+        sql<string[]>`array(select b.blocked_id from blocks b where b.user_id = users.id)`.as('blockedUserIds'),
+        e.fn.coalesce('settings.read_receipts', e.lit(true)).as('readReceipts'),
+        e('users.suspended_at', 'is not', null).$castTo<boolean>().as('suspended'),
+      ])
+      .where(sql<boolean>`users.id = any(${userIds}::uuid[])`)
+      .where('users.deleted_at', 'is', null)
+      .execute();
+  }
+
+  async findProfile(userId: string): Promise<Profile | undefined> {
+    const row = await this.#db
+      .selectFrom('users')
+      .select(['id', 'contact_number', 'name', 'email', 'picture_url', 'created_at'])
+      .where('id', '=', userId)
+      .where('deleted_at', 'is', null)
+      .executeTakeFirst();
+    if (!row) return undefined;
+    return {
+      userId: row.id,
+      contactNumber: row.contact_number ?? '',
+      name: row.name,
+      email: row.email,
+      pictureUrl: row.picture_url,
+      createdAtMs: row.created_at.getTime(),
+    };
+  }
+
+  async hasBlocked(userId: string, otherId: string): Promise<boolean> {
+    const row = await this.#db
+      .selectFrom('blocks')
+      .select('user_id')
+      .where('user_id', '=', userId)
+      .where('blocked_id', '=', otherId)
+      .executeTakeFirst();
+    return row !== undefined;
+  }
+
+  async block(userId: string, blockedId: string, atMs: number): Promise<void> {
+    await this.#db
+      .insertInto('blocks')
+      .values({ user_id: userId, blocked_id: blockedId, created_at: new Date(atMs) })
+      .onConflict((conflict) => conflict.columns(['user_id', 'blocked_id']).doNothing())
+      .execute();
+  }
+
+  async updateSettings(userId: string, { readReceipts }: { readonly readReceipts?: boolean }): Promise<void> {
+    const changes = { ...(readReceipts !== undefined && { read_receipts: readReceipts }) };
+    if (Object.keys(changes).length === 0) return;
+    await this.#db
+      .insertInto('settings')
+      .values({ user_id: userId, ...changes })
+      .onConflict((conflict) => conflict.column('user_id').doUpdateSet(changes))
+      .execute();
+  }
+
+  async setSuspended(userId: string, sinceMs: number | undefined): Promise<void> {
+    await this.#db
+      .updateTable('users')
+      .set({ suspended_at: sinceMs === undefined ? null : new Date(sinceMs) })
+      .where('id', '=', userId)
+      .execute();
+  }
+
+  async deleteUser(userId: string, atMs: number): Promise<void> {
+    await this.#db
+      .updateTable('users')
+      .set({ deleted_at: new Date(atMs), contact_number: null })
+      .where('id', '=', userId)
+      .where('deleted_at', 'is', null)
+      .execute();
+  }
+
+  async signingKeys(candidate?: SigningKey): Promise<SigningKey[]> {
+    const keys = await listKeys(this.#db);
+    if (keys.length > 0 || !candidate) return keys;
+    return await this.#db.transaction().execute(async (tx) => {
+      await sql`select pg_advisory_xact_lock(${sql.lit(FIRST_KEY_LOCK)})`.execute(tx);
+      const present = await listKeys(tx);
+      if (present.length > 0) return present;
+      const { id, privateJwk, createdAtMs } = candidate;
+      await tx
+        .insertInto('signing_keys')
+        .values({ id, private_jwk: privateJwk, created_at: new Date(createdAtMs) })
+        .execute();
+      return [candidate];
+    });
+  }
+}
+
+type Queries = Kysely<Schema> | Transaction<Schema>;
+
+async function findDevice(db: Queries, userId: string, deviceId: string): Promise<DeviceState | undefined> {
+  const row = await db
+    .selectFrom('users as u')
+    .leftJoin('devices as d', (join) => join.onRef('d.user_id', '=', 'u.id').on('d.id', '=', deviceId))
+    .select(['u.suspended_at', 'u.deleted_at', 'd.id', 'd.revoked_at', 'd.announced_at'])
+    .where('u.id', '=', userId)
+    .executeTakeFirst();
+  if (!row) return undefined;
+  let device: DeviceState['device'] = 'announced';
+  if (row.id === null) device = 'unknown';
+  else if (row.revoked_at !== null) device = 'revoked';
+  else if (row.announced_at === null) device = 'unannounced';
+  return { suspended: row.suspended_at !== null, deleted: row.deleted_at !== null, device };
+}
+
+async function listKeys(db: Queries): Promise<SigningKey[]> {
+  const rows = await db.selectFrom('signing_keys').selectAll().orderBy('created_at').orderBy('id').execute();
+  return rows.map((r) => ({ id: r.id, privateJwk: r.private_jwk, createdAtMs: r.created_at.getTime() }));
+}
