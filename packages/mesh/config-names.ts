@@ -31,7 +31,10 @@ export function unreadFamilyNames(env: NodeJS.ProcessEnv, known: ReadonlySet<str
 
 /** True for what Kubernetes sets in every pod, for every Service of the namespace. */
 export function isServiceLink(name: string, value: string): boolean {
-  return /_SERVICE_HOST$|_SERVICE_PORT(_.*)?$|_PORT_\d+_(TCP|UDP|SCTP)(_.*)?$/.test(name) || /^(tcp|udp|sctp):\/\//.test(value);
+  return (
+    /_SERVICE_HOST$|_SERVICE_PORT(_.*)?$|_PORT_\d+_(TCP|UDP|SCTP)(_.*)?$/.test(name) ||
+    /^(tcp|udp|sctp):\/\//.test(value)
+  );
 }
 
 /** The known name that was probably meant, if there is one. */

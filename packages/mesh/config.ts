@@ -96,7 +96,10 @@ export class EnvReader {
   }
 
   #bad(name: string, expected: string, example: string): void {
-    this.#problems.set(name, `${name} must be ${expected}, not ${shown(name, this.#env[name] ?? '')}; for example ${name}=${example}`);
+    this.#problems.set(
+      name,
+      `${name} must be ${expected}, not ${shown(name, this.#env[name] ?? '')}; for example ${name}=${example}`,
+    );
   }
 }
 

@@ -50,7 +50,9 @@ export class MeshError extends Error {
 /** A port that another process has. */
 export class PortInUseError extends MeshError {
   constructor(variable: string, port: number, cause?: unknown) {
-    super('failed_precondition', `${variable}=${port} is in use by another process; set ${variable} to a free port`, { cause });
+    super('failed_precondition', `${variable}=${port} is in use by another process; set ${variable} to a free port`, {
+      cause,
+    });
   }
 }
 
@@ -82,10 +84,15 @@ export function toMeshError(error: unknown): MeshError {
   if (error instanceof MeshError) return error;
   if (isGrpcStatus(error)) {
     const retryAfter = Number(error.metadata?.get(RETRY_AFTER_METADATA)[0]);
-    return new MeshError(kindOfGrpcCode(error.code), error.details, { cause: error, ...(retryAfter > 0 && { retryAfterMs: retryAfter }) });
+    return new MeshError(kindOfGrpcCode(error.code), error.details, {
+      cause: error,
+      ...(retryAfter > 0 && { retryAfterMs: retryAfter }),
+    });
   }
-  if (error instanceof Error && error.name === 'AbortError') return new MeshError('cancelled', 'cancelled', { cause: error });
-  if (error instanceof Error && error.name === 'TimeoutError') return new MeshError('deadline_exceeded', 'deadline exceeded', { cause: error });
+  if (error instanceof Error && error.name === 'AbortError')
+    return new MeshError('cancelled', 'cancelled', { cause: error });
+  if (error instanceof Error && error.name === 'TimeoutError')
+    return new MeshError('deadline_exceeded', 'deadline exceeded', { cause: error });
   return new MeshError('internal', 'internal error', { cause: error });
 }
 

@@ -27,7 +27,11 @@ export async function acquireLock(directory: string): Promise<DirectoryLock> {
   const path = join(directory, name);
   try {
     const server = await show(address.path, name).catch((cause) => {
-      throw new MeshError('failed_precondition', `the data directory ${directory} cannot be locked: ${(cause as Error).message}`, { cause });
+      throw new MeshError(
+        'failed_precondition',
+        `the data directory ${directory} cannot be locked: ${(cause as Error).message}`,
+        { cause },
+      );
     });
     let released: Promise<void> | undefined;
     const release = () => {
@@ -86,6 +90,10 @@ function shortAddress(directory: string): { path: string; remove(): void } {
     symlinkSync(resolvePath(directory), path, 'dir');
     return { path, remove: () => rmSync(temporary, { recursive: true, force: true }) };
   } catch (cause) {
-    throw new MeshError('failed_precondition', `the data directory ${directory} cannot be made: ${(cause as Error).message}`, { cause });
+    throw new MeshError(
+      'failed_precondition',
+      `the data directory ${directory} cannot be made: ${(cause as Error).message}`,
+      { cause },
+    );
   }
 }

@@ -92,7 +92,12 @@ abstract class Bidi<I extends DescMessage, O extends DescMessage>
     if (this.closed) return false;
     const bytes = encode(this.#schemas.outgoing, message);
     if (bytes.length > MAX_MESSAGE_BYTES) {
-      this.end(new MeshError('resource_exhausted', `a message of ${bytes.length} bytes is over the limit of ${MAX_MESSAGE_BYTES}`));
+      this.end(
+        new MeshError(
+          'resource_exhausted',
+          `a message of ${bytes.length} bytes is over the limit of ${MAX_MESSAGE_BYTES}`,
+        ),
+      );
       return false;
     }
     this.#bufferedBytes += bytes.length;
@@ -161,7 +166,11 @@ abstract class Bidi<I extends DescMessage, O extends DescMessage>
 
 /** The server's side. The client's end is answered by the own one: a call is over when either side says so. */
 export class ServerBidi<I extends DescMessage, O extends DescMessage> extends Bidi<I, O> {
-  constructor(stream: ServerDuplexStream<Buffer, Buffer>, schemas: Schemas<I, O>, onFinished: (error?: MeshError) => void) {
+  constructor(
+    stream: ServerDuplexStream<Buffer, Buffer>,
+    schemas: Schemas<I, O>,
+    onFinished: (error?: MeshError) => void,
+  ) {
     super(stream as unknown as Duplex, schemas);
     this.#onFinished = onFinished;
     stream.once('end', () => this.end());

@@ -1,5 +1,5 @@
 import type { DescMethod, DescService, MessageInitShape, MessageShape } from '@bufbuild/protobuf';
-import { Client as GrpcChannelClient, type ChannelOptions, credentials } from '@grpc/grpc-js';
+import { type ChannelOptions, credentials, Client as GrpcChannelClient } from '@grpc/grpc-js';
 import { MeshError, toMeshError } from '../errors.js';
 import type { Logger } from '../observe.js';
 import { ClientBidi } from './bidi.js';
@@ -97,7 +97,12 @@ class Calls {
     });
   }
 
-  async #unary(method: DescMethod, wire: BytesMethod, request: MessageInitShape<DescMethod['input']>, options: CallOptions): Promise<MessageShape<DescMethod['output']>> {
+  async #unary(
+    method: DescMethod,
+    wire: BytesMethod,
+    request: MessageInitShape<DescMethod['input']>,
+    options: CallOptions,
+  ): Promise<MessageShape<DescMethod['output']>> {
     const bytes = encode(method.input, request);
     this.#refuse(options);
     const deadline = Date.now() + (options.deadlineMs ?? this.#defaultDeadlineMs);
@@ -120,7 +125,12 @@ class Calls {
     return decoded(method, response);
   }
 
-  async *#serverStream(method: DescMethod, wire: BytesMethod, request: MessageInitShape<DescMethod['input']>, options: CallOptions): AsyncGenerator<MessageShape<DescMethod['output']>> {
+  async *#serverStream(
+    method: DescMethod,
+    wire: BytesMethod,
+    request: MessageInitShape<DescMethod['input']>,
+    options: CallOptions,
+  ): AsyncGenerator<MessageShape<DescMethod['output']>> {
     this.#refuse(options);
     const call = this.#channel.makeServerStreamRequest(
       wire.path,
@@ -143,7 +153,11 @@ class Calls {
     }
   }
 
-  #bidi(method: DescMethod, wire: BytesMethod, options: CallOptions): ClientBidi<DescMethod['output'], DescMethod['input']> {
+  #bidi(
+    method: DescMethod,
+    wire: BytesMethod,
+    options: CallOptions,
+  ): ClientBidi<DescMethod['output'], DescMethod['input']> {
     this.#refuse(options);
     const stream = this.#channel.makeBidiStreamRequest(
       wire.path,
@@ -170,7 +184,10 @@ class Calls {
    * Cancels a call when the signal aborts or the client closes. The function returned stops that, and tells why the call
    * was cancelled, if it was.
    */
-  #track(cancel: (reason: MeshError, closing: boolean) => void, signal: AbortSignal | undefined): () => MeshError | undefined {
+  #track(
+    cancel: (reason: MeshError, closing: boolean) => void,
+    signal: AbortSignal | undefined,
+  ): () => MeshError | undefined {
     let cancelled: MeshError | undefined;
     const onClose = (reason: MeshError) => {
       cancelled ??= reason;

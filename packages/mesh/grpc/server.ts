@@ -1,77 +1,247 @@
-import type { DescMethod, DescService, MessageInitShape } from '@bufbuild/protobuf';
-import { type handleBidiStreamingCall, Server, ServerCredentials, type sendUnaryData, type ServerDuplexStream, type ServerUnaryCall, type ServerWritableStream } from '@grpc/grpc-js';
+import type { DescMethod, DescService, MessageInitShape, MessageShape } from '@bufbuild/protobuf';
+import {
+  Server,
+  ServerCredentials,
+  type ServerDuplexStream,
+  type ServerUnaryCall,
+  type ServerWritableStream,
+  type sendUnaryData,
+} from '@grpc/grpc-js';
 import { MeshError, PortInUseError, toMeshError } from '../errors.js';
 import type { Logger, Metrics } from '../observe.js';
-import { cancellation, ServerBidi } from './bidi.js';
+import { ServerBidi } from './bidi.js';
+import { Health, HealthService } from './health.js';
+import { REFLECTION_SERVICES, Reflection } from './reflection.js';
+import { type AnyServerCall, ServedCall } from './served-call.js';
 import type { CallContext, ServiceImpl } from './types.js';
 import { validate } from './validate.js';
-import { bytesMethod, CHANNEL_OPTIONS, decode, encode, statusOf } from './wire.js';
+import { widenWindows } from './window.js';
+import { type BytesMethod, bytesMethod, CHANNEL_OPTIONS, decode, encode, statusOf } from './wire.js';
 
-type AnyCall = ServerUnaryCall<Buffer, Buffer> | ServerWritableStream<Buffer, Buffer> | ServerDuplexStream<Buffer, Buffer>;
+/** How long connections get to take leave after the last call has ended, milliseconds. */
+const GOODBYE_MS = 500;
+const DURATION_BUCKETS_S = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
 
-/** A gRPC server on protobuf-es descriptors: validation, error mapping, metrics. */
+type Handler = (request: never, ctx: CallContext) => unknown;
+type Request = MessageShape<DescMethod['input']>;
+type Response = MessageInitShape<DescMethod['output']>;
+
+export interface GrpcServerOptions {
+  /** Says in the logs whose server this is. */
+  readonly name: string;
+  readonly logger: Logger;
+  readonly metrics: Metrics;
+  /** For unary calls of clients that set no deadline. */
+  readonly defaultDeadlineMs?: number;
+}
+
+/**
+ * A gRPC server on protobuf-es descriptors. Requests of unary and server-streaming calls are checked against the rules in
+ * the contract; bidirectional streams check what they carry. A MeshError reaches the client as it is, anything else as
+ * `internal` with the text only in the log. Health and reflection come along.
+ */
 export class GrpcServer {
   readonly #server = new Server(CHANNEL_OPTIONS);
+  readonly #bound = widenWindows(this.#server);
   readonly #logger: Logger;
+  readonly #defaultDeadlineMs: number | undefined;
+  readonly #health = new Health();
+  readonly #reflection = new Reflection();
+  /** Calls of the services that were added. */
+  readonly #calls = new Set<ServedCall>();
+  /** Calls of health and reflection: a shutdown waits for nobody who only watches. */
+  readonly #watching = new Set<ServedCall>();
+  readonly #requests;
+  readonly #durations;
+  #onIdle: (() => void) | undefined;
+  #stopped: Promise<void> | undefined;
 
-  constructor(options: { name: string; logger: Logger; metrics: Metrics; defaultDeadlineMs?: number }) {
-    this.#logger = options.logger;
+  constructor(options: GrpcServerOptions) {
+    this.#logger = options.logger.child({ server: options.name });
+    this.#defaultDeadlineMs = options.defaultDeadlineMs;
+    this.#requests = options.metrics.counter({
+      name: 'chatmesh_grpc_requests_total',
+      help: 'Finished calls by how they ended.',
+      labelNames: ['service', 'method', 'code'],
+    });
+    this.#durations = options.metrics.histogram({
+      name: 'chatmesh_grpc_request_seconds',
+      help: 'From the arrival of a unary call to its answer.',
+      labelNames: ['service', 'method'],
+      buckets: DURATION_BUCKETS_S,
+    });
+    this.#register(HealthService, this.#health.handlers, this.#watching);
+    for (const service of REFLECTION_SERVICES) this.#register(service, this.#reflection.handlers, this.#watching);
   }
 
+  /** Serves a service; to be called before {@link listen}. */
   add<S extends DescService>(service: S, impl: ServiceImpl<S>): this {
-    const definition: Record<string, ReturnType<typeof bytesMethod>> = {};
-    const handlers: Record<string, unknown> = {};
-    for (const method of service.methods) {
-      definition[method.localName] = bytesMethod(method);
-      const handler = (impl as Record<string, (request: unknown, ctx: CallContext) => unknown>)[method.localName] as (request: unknown, ctx: CallContext) => unknown;
-      handlers[method.localName] = this.#handler(method, handler.bind(impl));
-    }
-    this.#server.addService(definition, handlers as never);
+    this.#register(service, impl as Record<string, Handler>, this.#calls);
     return this;
   }
 
-  listen(options: { host: string; port: number; variable: string }): Promise<number> {
-    return new Promise((resolve, reject) => {
-      this.#server.bindAsync(`${options.host}:${options.port}`, ServerCredentials.createInsecure(), (error, port) => {
-        if (!error) resolve(port);
-        else reject(/EADDRINUSE|address already in use/i.test(error.message) ? new PortInUseError(options.variable, options.port, error) : error);
+  /**
+   * Listens; port 0 takes a free one. Resolves to the port.
+   *
+   * @throws PortInUseError naming `variable`.
+   */
+  async listen({ host, port, variable }: { host: string; port: number; variable: string }): Promise<number> {
+    const address = `${host.includes(':') ? `[${host}]` : host}:${port}`;
+    const bound = await new Promise<number>((resolve, reject) => {
+      this.#server.bindAsync(address, ServerCredentials.createInsecure(), (error, bound) => {
+        if (!error) resolve(bound);
+        else if (error.message.includes('EADDRINUSE')) reject(new PortInUseError(variable, port, error));
+        else
+          reject(
+            new MeshError('failed_precondition', `cannot listen on ${address} (${variable}): ${error.message}`, {
+              cause: error,
+            }),
+          );
       });
     });
+    this.#bound();
+    this.#health.setServing(true);
+    return bound;
   }
 
-  async drain(deadlineMs: number): Promise<void> {
-    await Promise.race([new Promise<void>((resolve) => this.#server.tryShutdown(() => resolve())), new Promise((resolve) => setTimeout(resolve, deadlineMs))]);
+  /** Takes no new calls and lets those that are there finish; after `deadlineMs` milliseconds they end as `unavailable`. */
+  drain(deadlineMs: number): Promise<void> {
+    this.#stopped ??= this.#stop(deadlineMs);
+    return this.#stopped;
   }
 
+  /** Ends every call as `unavailable`. Idempotent. */
   async close(): Promise<void> {
+    const draining = this.#stopped;
+    this.#endCalls();
+    await (draining ?? this.drain(0));
+  }
+
+  async #stop(deadlineMs: number): Promise<void> {
+    this.#health.setServing(false);
+    const goodbye = new Promise<void>((resolve) => this.#server.tryShutdown(() => resolve()));
+    if (this.#calls.size > 0) await atMost(deadlineMs, new Promise<void>((resolve) => (this.#onIdle = resolve)));
+    this.#endCalls();
+    await atMost(GOODBYE_MS, goodbye);
     this.#server.forceShutdown();
   }
 
-  #handler(method: DescMethod, handler: (request: unknown, ctx: CallContext) => unknown): unknown {
-    if (method.methodKind === 'bidi_streaming') {
-      return (call: ServerDuplexStream<Buffer, Buffer>) => {
-        const bidi = new ServerBidi(call, { incoming: method.input, outgoing: method.output } as never, () => {});
-        void handler(bidi, contextOf(call));
-      };
+  #endCalls(): void {
+    const reason = new MeshError('unavailable', 'the server is shutting down');
+    for (const call of [...this.#calls, ...this.#watching]) call.fail(reason);
+  }
+
+  #register(service: DescService, handlers: Record<string, Handler>, calls: Set<ServedCall>): void {
+    const definition: Record<string, BytesMethod> = {};
+    const implementation: Record<string, (call: never, callback: never) => void> = {};
+    for (const method of service.methods) {
+      const handler = handlers[method.localName];
+      if (!handler) throw new Error(`no handler for ${service.typeName}/${method.name}`);
+      definition[method.localName] = bytesMethod(method);
+      implementation[method.localName] = this.#serve(method, handler.bind(handlers), calls);
     }
-    return async (call: ServerUnaryCall<Buffer, Buffer>, callback: sendUnaryData<Buffer>) => {
-      try {
-        const request = decode(method.input, call.request);
-        validate(method.input, request);
-        const response = (await handler(request, contextOf(call))) as MessageInitShape<typeof method.output>;
-        callback(null, encode(method.output, response));
-      } catch (error) {
-        const mesh = toMeshError(error);
-        if (mesh.kind === 'internal') this.#logger.error({ err: error, method: method.name }, 'a call failed');
-        callback(statusOf(mesh) as never);
-      }
+    this.#server.addService(definition, implementation as never);
+    this.#health.add(service.typeName);
+    this.#reflection.add(service);
+  }
+
+  #serve(method: DescMethod, handler: Handler, calls: Set<ServedCall>): (call: never, callback: never) => void {
+    const begin = this.#tracker(method, calls);
+    const parse = (bytes: Buffer): never => {
+      const request = parsed(method, bytes);
+      validate(method.input, request);
+      return request as never;
+    };
+    switch (method.methodKind) {
+      case 'unary':
+        return (call: ServerUnaryCall<Buffer, Buffer>, callback: sendUnaryData<Buffer>) => {
+          const served = begin(call, (error) => callback(statusOf(error)));
+          const answer = async () => encode(method.output, (await handler(parse(call.request), served)) as Response);
+          answer().then(
+            (bytes) => served.settle() && callback(null, bytes),
+            (error) => served.fail(toMeshError(error)),
+          );
+        };
+      case 'server_streaming':
+        return (call: ServerWritableStream<Buffer, Buffer>) => {
+          const served = begin(call, (error) => call.emit('error', statusOf(error)));
+          const answer = async () => {
+            for await (const message of handler(parse(call.request), served) as AsyncIterable<Response>) {
+              if (served.settled) return;
+              if (!call.write(encode(method.output, message))) await writable(call, served.signal);
+            }
+          };
+          answer().then(
+            () => served.settle() && call.end(),
+            (error) => served.fail(toMeshError(error)),
+          );
+        };
+      case 'bidi_streaming':
+        return (call: ServerDuplexStream<Buffer, Buffer>) => {
+          const served = begin(call, (error) => bidi.end(error));
+          const bidi = new ServerBidi(call, { incoming: method.input, outgoing: method.output }, (error) => {
+            served.settle(error);
+            served.abort(error ?? new MeshError('cancelled', 'the call has ended'));
+          });
+          const run = async () => handler(bidi as never, served);
+          run().catch((error) => bidi.end(toMeshError(error)));
+        };
+      case 'client_streaming':
+        throw new Error(`${method.parent.typeName}/${method.name} takes a stream of requests, which is not supported`);
+    }
+  }
+
+  /** Follows the calls of a method: for the shutdown, the metrics and the log. */
+  #tracker(method: DescMethod, calls: Set<ServedCall>) {
+    const labels = { service: method.parent.typeName, method: method.name };
+    const unary = method.methodKind === 'unary';
+    const duration = this.#durations.labels(labels);
+    return (call: AnyServerCall, respond: (error: MeshError) => void): ServedCall => {
+      const startedAtMs = performance.now();
+      const served: ServedCall = new ServedCall(call, {
+        defaultDeadlineMs: unary ? this.#defaultDeadlineMs : undefined,
+        respond,
+        onSettled: (error) => {
+          calls.delete(served);
+          if (this.#calls.size === 0) this.#onIdle?.();
+          this.#requests.inc({ ...labels, code: error?.kind ?? 'ok' });
+          if (unary) duration.observe((performance.now() - startedAtMs) / 1000);
+          if (error?.kind === 'internal') this.#logger.error({ ...labels, err: error.cause ?? error }, 'a call failed');
+        },
+      });
+      calls.add(served);
+      return served;
     };
   }
 }
 
-function contextOf(call: AnyCall): CallContext {
-  const controller = new AbortController();
-  (call as ServerUnaryCall<Buffer, Buffer>).once('cancelled', () => controller.abort(cancellation(call)));
-  return { signal: controller.signal, deadlineMs: undefined, metadata: {}, peer: call.getPeer() };
+function parsed(method: DescMethod, bytes: Buffer): Request {
+  try {
+    return decode(method.input, bytes);
+  } catch (cause) {
+    throw new MeshError('invalid_argument', `not a ${method.input.typeName}`, { cause });
+  }
 }
-export type { handleBidiStreamingCall, MeshError };
+
+/** Resolves when the transport takes more, or when there is nobody to take it. */
+function writable(call: ServerWritableStream<Buffer, Buffer>, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      call.off('drain', done);
+      signal.removeEventListener('abort', done);
+      resolve();
+    };
+    call.once('drain', done);
+    signal.addEventListener('abort', done, { once: true });
+    if (signal.aborted) done();
+  });
+}
+
+async function atMost(ms: number, work: Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, ms);
+  });
+  await Promise.race([work, late]);
+  clearTimeout(timer);
+}

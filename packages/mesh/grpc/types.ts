@@ -15,13 +15,14 @@ export interface CallContext {
 /** A handler for every method of a service. Streams of requests with a single response are not supported. */
 export type ServiceImpl<S extends DescService> = { [K in keyof S['method']]: MethodImpl<S['method'][K]> };
 
-type MethodImpl<M extends DescMethod> = M extends Kind<'unary', infer I, infer O>
-  ? (request: MessageShape<I>, ctx: CallContext) => Promise<MessageInitShape<O>>
-  : M extends Kind<'server_streaming', infer I, infer O>
-    ? (request: MessageShape<I>, ctx: CallContext) => AsyncIterable<MessageInitShape<O>>
-    : M extends Kind<'bidi_streaming', infer I, infer O>
-      ? (call: BidiCall<MessageShape<I>, MessageInitShape<O>>, ctx: CallContext) => Promise<void> | void
-      : never;
+type MethodImpl<M extends DescMethod> =
+  M extends Kind<'unary', infer I, infer O>
+    ? (request: MessageShape<I>, ctx: CallContext) => Promise<MessageInitShape<O>>
+    : M extends Kind<'server_streaming', infer I, infer O>
+      ? (request: MessageShape<I>, ctx: CallContext) => AsyncIterable<MessageInitShape<O>>
+      : M extends Kind<'bidi_streaming', infer I, infer O>
+        ? (call: BidiCall<MessageShape<I>, MessageInitShape<O>>, ctx: CallContext) => Promise<void> | void
+        : never;
 
 export interface CallOptions {
   readonly signal?: AbortSignal | undefined;
@@ -33,13 +34,14 @@ export interface CallOptions {
 /** A method for every method of a service. Every failure is a MeshError with the server's kind and message. */
 export type Client<S extends DescService> = { readonly [K in keyof S['method']]: MethodCall<S['method'][K]> };
 
-type MethodCall<M extends DescMethod> = M extends Kind<'unary', infer I, infer O>
-  ? (request: MessageInitShape<I>, options?: CallOptions) => Promise<MessageShape<O>>
-  : M extends Kind<'server_streaming', infer I, infer O>
-    ? (request: MessageInitShape<I>, options?: CallOptions) => AsyncIterable<MessageShape<O>>
-    : M extends Kind<'bidi_streaming', infer I, infer O>
-      ? (options?: CallOptions) => BidiCall<MessageShape<O>, MessageInitShape<I>>
-      : never;
+type MethodCall<M extends DescMethod> =
+  M extends Kind<'unary', infer I, infer O>
+    ? (request: MessageInitShape<I>, options?: CallOptions) => Promise<MessageShape<O>>
+    : M extends Kind<'server_streaming', infer I, infer O>
+      ? (request: MessageInitShape<I>, options?: CallOptions) => AsyncIterable<MessageShape<O>>
+      : M extends Kind<'bidi_streaming', infer I, infer O>
+        ? (options?: CallOptions) => BidiCall<MessageShape<O>, MessageInitShape<I>>
+        : never;
 
 interface Kind<K extends DescMethod['methodKind'], I extends DescMessage, O extends DescMessage> {
   readonly methodKind: K;

@@ -1,4 +1,13 @@
-import { create, type DescMessage, type DescMethod, fromBinary, isMessage, type MessageInitShape, type MessageShape, toBinary } from '@bufbuild/protobuf';
+import {
+  create,
+  type DescMessage,
+  type DescMethod,
+  fromBinary,
+  isMessage,
+  type MessageInitShape,
+  type MessageShape,
+  toBinary,
+} from '@bufbuild/protobuf';
 import { type ChannelOptions, Metadata, type MethodDefinition } from '@grpc/grpc-js';
 import { grpcCode, type MeshError, RETRY_AFTER_METADATA } from '../errors.js';
 
