@@ -1,7 +1,8 @@
-import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Database, open, type RootDatabase } from 'lmdb';
 import { MeshError } from './errors.js';
+import { findDamage } from './lmdb-check.js';
 
 export type { Database } from 'lmdb';
 
@@ -14,8 +15,8 @@ const FORMAT = 'chatmesh lmdb 1\n';
  * One LMDB environment with group commit: everything handed to {@link write} while a flush is on its way to the disk
  * goes out in one transaction with the next flush.
  *
- * lmdb resolves a write when it is committed (visible, and safe from the death of the process) and flushes afterwards;
- * `write` resolves only when the data is on the disk.
+ * `write` resolves only when the data is on the disk. One group costs two flushes, whatever it holds: of its pages, and then
+ * of the page that makes them the newest snapshot.
  */
 export class LmdbEnvironment implements AsyncDisposable {
   readonly #root: RootDatabase<Buffer, Buffer>;
@@ -34,36 +35,55 @@ export class LmdbEnvironment implements AsyncDisposable {
    * Opens or creates the environment in `directory`.
    *
    * @throws MeshError `failed_precondition` naming the file when it is damaged, cut short, or gone although the
-   * store existed; nothing is ever reset.
+   * store existed; nothing is ever reset. What is told from a sound file: see {@link findDamage}.
    */
   static open(directory: string): LmdbEnvironment {
     const file = join(directory, DATA_FILE);
     const marker = join(directory, MARKER_FILE);
     const damaged = (why: string, cause?: unknown) =>
-      new MeshError('failed_precondition', `the data file ${file} ${why}; restore it from a backup, or move it away to start empty`, { cause });
+      new MeshError(
+        'failed_precondition',
+        `the data file ${file} ${why}; restore it from a backup, or move it away to start empty`,
+        { cause },
+      );
     try {
       mkdirSync(directory, { recursive: true });
     } catch (cause) {
-      throw new MeshError('failed_precondition', `the data directory ${directory} cannot be created: ${(cause as Error).message}`, { cause });
+      throw new MeshError(
+        'failed_precondition',
+        `the data directory ${directory} cannot be created: ${(cause as Error).message}`,
+        { cause },
+      );
     }
-    const existed = existsSync(marker);
-    if (existed) {
-      if (readFileSync(marker, 'utf8') !== FORMAT) throw damaged(`has another format than this version reads (see ${marker})`);
-      if (!existsSync(file) || statSync(file).size === 0) throw damaged('is missing or empty although the store existed');
-    }
+    const marked = existsSync(marker);
+    if (marked && readFileSync(marker, 'utf8') !== FORMAT)
+      throw damaged(`has another format than this version reads (see ${marker})`);
+    const empty = !existsSync(file) || statSync(file).size === 0;
+    if (marked && empty) throw damaged('is missing or empty although the store existed');
     let root: RootDatabase<Buffer, Buffer>;
     try {
-      root = open<Buffer, Buffer>({ path: directory, noSubdir: false, maxDbs: 16, encoding: 'binary', keyEncoding: 'binary' });
-      const stats = root.getStats() as { pageSize: number; lastPageNumber: number };
-      if (existed && (stats.lastPageNumber + 1) * stats.pageSize > statSync(file).size) {
-        void root.close();
-        throw damaged('has been cut short');
-      }
+      const damage = empty ? undefined : findDamage(file);
+      if (damage) throw damaged(damage);
+      root = open<Buffer, Buffer>({
+        path: directory,
+        noSubdir: false,
+        maxDbs: 16,
+        encoding: 'binary',
+        keyEncoding: 'binary',
+        // A commit flushes before it becomes visible, and one that fails to leaves no trace. (lmdb's default makes it visible
+        // first: after a failed flush later commits would build on pages that never reached the disk.)
+        overlappingSync: false,
+        // Groups are made here; lmdb's own would leave promises that nobody waits for when a commit fails.
+        eventTurnBatching: false,
+      });
     } catch (cause) {
       if (cause instanceof MeshError) throw cause;
       throw damaged(`cannot be read (${(cause as Error).message})`, cause);
     }
-    if (!existed) writeFileSync(marker, FORMAT);
+    if (!marked) {
+      writeFileSync(marker, FORMAT);
+      flushDirectory(directory);
+    }
     return new LmdbEnvironment(root, directory);
   }
 
@@ -123,16 +143,19 @@ export class LmdbEnvironment implements AsyncDisposable {
     if (group) {
       try {
         // One turn of the event loop is one LMDB transaction (lmdb's eventTurnBatching).
-        const committed = this.#root.batch(() => {
+        await this.#root.batch(() => {
           for (const mutate of group.mutations) mutate();
         });
-        await committed;
-        await this.#root.flushed;
         this.#commits++;
         this.#failure = undefined;
         group.resolve();
-      } catch (cause) {
-        this.#failure = new MeshError('unavailable', `cannot write to ${join(this.#directory, DATA_FILE)}: ${(cause as Error).message}`, { cause });
+      } catch (error) {
+        const cause = await reasonOf(error);
+        this.#failure = new MeshError(
+          'unavailable',
+          `cannot write to ${join(this.#directory, DATA_FILE)}: ${cause.message}`,
+          { cause },
+        );
         group.reject(this.#failure);
       }
     }
@@ -154,5 +177,21 @@ class Group {
     });
     // Whoever cares awaits `done`; a group of acknowledgements that nobody awaits must not end the process.
     this.done.catch(() => {});
+  }
+}
+
+/** lmdb rejects writes with "commit failed" and tells the reason in a second promise, which must not go unhandled. */
+async function reasonOf(error: unknown): Promise<Error> {
+  const reason = (error as { commitError?: Promise<never> }).commitError;
+  return reason ? reason.catch((cause: Error) => cause) : (error as Error);
+}
+
+/** Makes the names of new files in a directory durable. */
+function flushDirectory(directory: string): void {
+  const descriptor = openSync(directory, 'r');
+  try {
+    fsyncSync(descriptor);
+  } finally {
+    closeSync(descriptor);
   }
 }
