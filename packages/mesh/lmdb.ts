@@ -153,7 +153,7 @@ export class LmdbEnvironment implements AsyncDisposable {
         const cause = await reasonOf(error);
         this.#failure = new MeshError(
           'unavailable',
-          `cannot write to ${join(this.#directory, DATA_FILE)}: ${cause.message}`,
+          `cannot write to ${join(this.#directory, DATA_FILE)} (is the disk full?): ${cause.message}`,
           { cause },
         );
         group.reject(this.#failure);
