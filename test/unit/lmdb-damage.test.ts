@@ -138,7 +138,8 @@ describe('opening a data file', () => {
         await using environment = LmdbEnvironment.open(directory);
         const table = environment.table('table');
         for (let key = 0; key < KEYS; key++) {
-          if (!table.get(keyOf(key))?.equals(contentOf(key))) throw new Error(`page ${page} hides the damage of ${key}`);
+          if (!table.get(keyOf(key))?.equals(contentOf(key)))
+            throw new Error(`page ${page} hides the damage of ${key}`);
         }
       } catch (error) {
         expect(error).toMatchObject({ kind: 'failed_precondition', message: expect.stringContaining(file) });
