@@ -1,0 +1,16 @@
+import type { EnvReader } from '@chatmesh/mesh';
+
+/** What an operator can choose. */
+export interface PresenceConfig {
+  /** The address to listen on. */
+  readonly host: string;
+  readonly port: number;
+}
+
+/** Reads the presence service's variables; problems are reported by the reader. */
+export function readConfig(env: EnvReader): PresenceConfig {
+  return {
+    host: env.string('MESH_HOST', '127.0.0.1'),
+    port: env.port('PRESENCE_PORT', 7003),
+  };
+}

@@ -1,0 +1,73 @@
+import { PresenceService as PublicService } from '@chatmesh/gen/presence/v1/presence';
+import { SessionService } from '@chatmesh/gen/presence/v1/session';
+import { GrpcServer, type Logger, type Metrics, type Service } from '@chatmesh/mesh';
+import type { PresenceConfig } from './config.js';
+import { presenceRpc, sessionRpc } from './rpc.js';
+import { MemoryPresenceStore } from './stores/memory-presence-store.js';
+import type { PresenceStore } from './stores/presence-store.js';
+
+/** What a test may replace. */
+export interface PresenceOverrides {
+  readonly store: PresenceStore;
+  readonly now: () => number;
+}
+
+/** Which devices are connected where, and when users were last seen. */
+export class PresenceService implements Service {
+  readonly name = 'presence';
+  readonly #config: PresenceConfig;
+  readonly #server: GrpcServer;
+  readonly #store: PresenceStore;
+  #port = 0;
+  #disposed: Promise<void> | undefined;
+
+  private constructor(config: PresenceConfig, server: GrpcServer, store: PresenceStore) {
+    this.#config = config;
+    this.#server = server;
+    this.#store = store;
+  }
+
+  /** Opens the store, by default the one in memory. */
+  static async create(
+    config: PresenceConfig,
+    { logger, metrics }: { logger: Logger; metrics: Metrics },
+    { store, now = Date.now }: Partial<PresenceOverrides> = {},
+  ): Promise<PresenceService> {
+    const opened = store ?? openMemory(now, metrics);
+    const server = new GrpcServer({ name: 'presence', logger, metrics })
+      .add(SessionService, sessionRpc(opened))
+      .add(PublicService, presenceRpc);
+    return new PresenceService(config, server, opened);
+  }
+
+  /** The port listened on, once started. */
+  get port(): number {
+    return this.#port;
+  }
+
+  async start(): Promise<void> {
+    const { host, port } = this.#config;
+    this.#port = await this.#server.listen({ host, port, variable: 'PRESENCE_PORT' });
+  }
+
+  async drain(deadlineMs: number): Promise<void> {
+    await this.#server.drain(deadlineMs);
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    this.#disposed ??= this.#dispose();
+    return this.#disposed;
+  }
+
+  async #dispose(): Promise<void> {
+    await this.#server.close();
+    await this.#store[Symbol.asyncDispose]();
+  }
+}
+
+function openMemory(now: () => number, metrics: Metrics): PresenceStore {
+  const store = new MemoryPresenceStore({ now });
+  const options = { name: 'chatmesh_live_sessions', help: 'Sessions at edges whose lease lives.' };
+  metrics.gauge(options, () => store.size);
+  return store;
+}
