@@ -7,7 +7,7 @@ import type { Report } from './report.js';
 
 /**
  * What clients saw of a run of the mesh, and which promises of the wire contract it breaks. Takes every frame of every
- * device in the order in which the process that records saw them; a million messages take about 1 GB.
+ * device in the order in which the process that records saw them; a million messages take about 1.5 GB.
  *
  * ```ts
  * const history = new History();
