@@ -2,9 +2,10 @@ import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import type { DirectoryService } from '@chatmesh/gen/user/v1/directory';
 import type { UserService } from '@chatmesh/gen/user/v1/user';
 import { type CallContext, MeshError, type ServiceImpl } from '@chatmesh/mesh';
+import { Batcher } from './batcher.js';
 import { judge, judgeRegistration, MAX_DEVICES } from './domain/admission.js';
 import { consecutiveNumbers } from './domain/contact-number.js';
-import type { NewUser, Profile, UserStore } from './stores/user-store.js';
+import type { DeviceId, DeviceState, NewUser, Profile, UserStore } from './stores/user-store.js';
 import { ISSUER, publicJwks, type TokenIssuer } from './token-issuer.js';
 import { later, laterStream } from './unimplemented.js';
 
@@ -16,10 +17,14 @@ export interface RpcDeps {
   readonly newId: () => string;
 }
 
+const MAX_ADMISSIONS_AT_ONCE = 500;
 const DEFAULT_TOKEN_TTL_SECONDS = 30 * 24 * 3600;
 
 /** What the other services ask. */
 export function directoryRpc({ store, issuer, now, newId }: RpcDeps): ServiceImpl<typeof DirectoryService> {
+  const devices = new Batcher<DeviceId, DeviceState | undefined>((ids) => store.findDevices(ids), {
+    maxKeys: MAX_ADMISSIONS_AT_ONCE,
+  });
   return {
     async createUsers({ contactNumber, name, count, tokenTtlSeconds }) {
       const numbers = consecutiveNumbers(contactNumber, count || 1);
@@ -46,7 +51,7 @@ export function directoryRpc({ store, issuer, now, newId }: RpcDeps): ServiceImp
     },
 
     async admitDevice({ userId, deviceId, external }) {
-      const verdict = judge(await store.findDevice(userId, deviceId), external);
+      const verdict = judge(await devices.get({ userId, deviceId }), external);
       if (verdict !== 'register') return { registered: verdict === 'announce' };
       const registration = { userId, deviceId, createUser: external, maxDevices: MAX_DEVICES };
       return { registered: judgeRegistration(await store.registerDevice(registration, now()), external) };

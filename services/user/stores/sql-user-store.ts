@@ -82,8 +82,8 @@ export class SqlUserStore implements UserStore {
     });
   }
 
-  findDevice(userId: string, deviceId: string): Promise<DeviceState | undefined> {
-    return findDevice(this.#db, userId, deviceId);
+  findDevices(devices: readonly DeviceId[]): Promise<(DeviceState | undefined)[]> {
+    return findDevices(this.#db, devices);
   }
 
   async registerDevice(r: Registration, atMs: number): Promise<DeviceState | undefined> {
@@ -99,7 +99,7 @@ export class SqlUserStore implements UserStore {
       }
       // Registrations of one user take turns, so that the count below is right when the row is inserted.
       await tx.selectFrom('users').select('id').where('id', '=', r.userId).forUpdate().execute();
-      const before = await findDevice(tx, r.userId, r.deviceId);
+      const [before] = await findDevices(tx, [r]);
       if (!before || before.suspended || before.deleted || before.device !== 'unknown') return before;
       const { count } = await tx
         .selectFrom('devices')
@@ -235,19 +235,29 @@ export class SqlUserStore implements UserStore {
 
 type Queries = Kysely<Schema> | Transaction<Schema>;
 
-async function findDevice(db: Queries, userId: string, deviceId: string): Promise<DeviceState | undefined> {
-  const row = await db
-    .selectFrom('users as u')
-    .leftJoin('devices as d', (join) => join.onRef('d.user_id', '=', 'u.id').on('d.id', '=', deviceId))
-    .select(['u.suspended_at', 'u.deleted_at', 'd.id', 'd.revoked_at', 'd.announced_at'])
-    .where('u.id', '=', userId)
-    .executeTakeFirst();
-  if (!row) return undefined;
-  let device: DeviceState['device'] = 'announced';
-  if (row.id === null) device = 'unknown';
-  else if (row.revoked_at !== null) device = 'revoked';
-  else if (row.announced_at === null) device = 'unannounced';
-  return { suspended: row.suspended_at !== null, deleted: row.deleted_at !== null, device };
+async function findDevices(db: Queries, devices: readonly DeviceId[]): Promise<(DeviceState | undefined)[]> {
+  const [users, ids] = [devices.map((d) => d.userId), devices.map((d) => d.deviceId)];
+  const { rows } = await sql<{
+    userId: string | null;
+    deviceId: string | null;
+    suspended: boolean;
+    deleted: boolean;
+    revoked: boolean;
+    announced: boolean;
+  }>`
+    select u.id as "userId", d.id as "deviceId",
+      u.suspended_at is not null as suspended, u.deleted_at is not null as deleted,
+      d.revoked_at is not null as revoked, d.announced_at is not null as announced
+    from unnest(${users}::uuid[], ${ids}::uuid[]) with ordinality as asked (user_id, id, place)
+    left join users u on u.id = asked.user_id
+    left join devices d on d.user_id = u.id and d.id = asked.id
+    order by asked.place`.execute(db);
+  return rows.map(({ userId, deviceId, suspended, deleted, revoked, announced }) => {
+    if (userId === null) return undefined;
+    if (deviceId === null) return { suspended, deleted, device: 'unknown' };
+    if (revoked) return { suspended, deleted, device: 'revoked' };
+    return { suspended, deleted, device: announced ? 'announced' : 'unannounced' };
+  });
 }
 
 async function listKeys(db: Queries): Promise<SigningKey[]> {

@@ -15,8 +15,8 @@ export interface UserStore extends AsyncDisposable {
    */
   createUsers(users: readonly NewUser[], atMs: number): Promise<void>;
 
-  /** What admission to the mesh depends on; undefined for an unknown user. One round trip. */
-  findDevice(userId: string, deviceId: string): Promise<DeviceState | undefined>;
+  /** What admission to the mesh depends on, in the order asked; undefined for an unknown user. One round trip. */
+  findDevices(devices: readonly DeviceId[]): Promise<(DeviceState | undefined)[]>;
 
   /**
    * Registers a device, and the user where it is unknown and `createUser` is set. Of several calls at once for one

@@ -1,0 +1,44 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import {
+  type InboxStore,
+  LmdbInboxStore,
+  LmdbMessageLog,
+  LmdbStatusStore,
+  type MessageLog,
+  type StatusStore,
+} from '@chatmesh/chat';
+import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
+import type { Engine } from './engine.js';
+
+function engine<T extends AsyncDisposable>(exported: string, make: (environment: LmdbEnvironment) => T): Engine<T> {
+  return {
+    module: import.meta.url,
+    exported,
+    async open(location) {
+      const environment = LmdbEnvironment.open(location);
+      const store = make(environment);
+      return {
+        store,
+        async close() {
+          await store[Symbol.asyncDispose]();
+          await environment[Symbol.asyncDispose]();
+        },
+      };
+    },
+    async place() {
+      const location = await mkdtemp(join(tmpdir(), 'chatmesh-contract-'));
+      return { location, remove: () => rm(location, { recursive: true, force: true }) };
+    },
+  };
+}
+
+export const lmdbMessageLog: Engine<MessageLog> = engine('lmdbMessageLog', (environment) =>
+  LmdbMessageLog.open(environment, 'log'),
+);
+export const lmdbInboxStore: Engine<InboxStore> = engine('lmdbInboxStore', (environment) => new LmdbInboxStore(environment));
+export const lmdbStatusStore: Engine<StatusStore> = engine(
+  'lmdbStatusStore',
+  (environment) => new LmdbStatusStore(environment),
+);

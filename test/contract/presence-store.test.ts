@@ -1,0 +1,4 @@
+import { MemoryPresenceStore } from '@chatmesh/presence';
+import { presenceStoreContract } from './presence-store.js';
+
+presenceStoreContract('memory', async (now) => new MemoryPresenceStore({ now }));
