@@ -6,6 +6,7 @@ import type { ErrorFrame, MessageFrame, ServerFrame } from './frames.js';
 import { Outbox, type Sent } from './outbox.js';
 import { Seen } from './seen.js';
 import { readToken } from './token.js';
+import { nextTurn } from './turn.js';
 
 /** A message that arrived. */
 export interface Message {
@@ -99,6 +100,8 @@ export class Chat {
   readonly #outbox: Outbox;
   readonly #confirmations: Confirmations;
   readonly #seen = new Seen<State>();
+  /** What came with the opening itself, until the caller has had its turn to listen. */
+  #early: ServerFrame[] | undefined = [];
   #held: { kind: Confirmable; retake: () => void }[] = [];
   readonly #autoConfirm: boolean;
   #connections = 0;
@@ -110,10 +113,14 @@ export class Chat {
     this.#connection = new Connection(options.url, options.token, firstToken, {
       opened: () => {
         this.#connections += 1;
+        if (this.#connections === 1) nextTurn(() => this.#start());
         this.#confirmations.reconnected();
         this.#outbox.flush();
       },
-      received: (frame) => this.#received(frame),
+      received: (frame) => {
+        if (this.#early === undefined) this.#received(frame);
+        else this.#early.push(frame);
+      },
       lost: () => this.#outbox.connectionLost(),
       changed: (status) => {
         if (status.state === 'closed') {
@@ -179,6 +186,12 @@ export class Chat {
   async close(): Promise<void> {
     this.#confirmations.flush();
     await this.#connection.close();
+  }
+
+  #start(): void {
+    const early = this.#early ?? [];
+    this.#early = undefined;
+    for (const frame of early) this.#received(frame);
   }
 
   #received(frame: ServerFrame): void {

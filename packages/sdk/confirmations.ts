@@ -1,12 +1,10 @@
 import type { ClientFrame } from './frames.js';
+import { nextTurn } from './turn.js';
 
 const maxIdsPerFrame = 256;
 /** The server notices a dead connection after 60 s at the latest: what was sent before that has arrived. */
 const doubtfulMs = 60_000;
 const maxDoubtful = 4096;
-
-const nextTurn: (run: () => void) => void =
-  typeof setImmediate === 'function' ? (run) => void setImmediate(run) : (run) => void setTimeout(run, 0);
 
 /**
  * Gathers what one turn of the event loop confirms and sends it in as few frames as possible. What cannot be sent waits

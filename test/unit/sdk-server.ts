@@ -20,6 +20,8 @@ export class ScriptedServer {
   answer: (frame: ClientFrame, connection: number) => ServerFrame | undefined = () => undefined;
   /** An HTTP status instead of an upgrade. */
   refuseWith: (request: IncomingMessage, token: string) => number | undefined = () => undefined;
+  /** Goes out with the answer to the upgrade. */
+  greeting: ServerFrame[] = [];
   connections = 0;
   #socket: WebSocket | undefined;
   readonly #http = createServer();
@@ -70,6 +72,7 @@ export class ScriptedServer {
     this.connections += 1;
     const connection = this.connections;
     this.#socket = socket;
+    this.push(...this.greeting);
     socket.on('message', (data) => {
       const frame = JSON.parse(data.toString()) as ClientFrame;
       this.heard.push({ connection, frame });

@@ -246,6 +246,18 @@ describe('receiving', () => {
     await until(() => confirmed('delivered').length === 1);
   });
 
+  test('whoever listens right after connect hears everything, also what came with the opening', async () => {
+    server.greeting = [message('m1'), { caught_up: true }];
+    for (let round = 0; round < 20; round++) {
+      const chat = await open();
+      const heard: string[] = [];
+      chat.on('caught_up', () => heard.push('caught_up'));
+      chat.on('message', () => heard.push('message'));
+      await until(() => heard.length === 2);
+      expect(heard).toEqual(['message', 'caught_up']);
+    }
+  });
+
   test('receipts and events are shown once and acknowledged, repeats again', async () => {
     const chat = await open();
     const shown: unknown[] = [];
