@@ -44,7 +44,10 @@ export function suggestion(name: string, known: Iterable<string>): string | unde
     const distance = editDistance(name, candidate);
     if (!best || distance < best.distance) best = { name: candidate, distance };
   }
-  return best && best.distance <= Math.max(2, name.length / 3) ? best.name : undefined;
+  if (!best) return undefined;
+  const close =
+    best.distance <= Math.max(2, name.length / 3) || name.startsWith(best.name) || best.name.startsWith(name);
+  return close ? best.name : undefined;
 }
 
 /** Levenshtein's distance. */

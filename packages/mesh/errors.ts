@@ -89,10 +89,10 @@ export function toMeshError(error: unknown): MeshError {
       ...(retryAfter > 0 && { retryAfterMs: retryAfter }),
     });
   }
-  if (error instanceof Error && error.name === 'AbortError')
-    return new MeshError('cancelled', 'cancelled', { cause: error });
-  if (error instanceof Error && error.name === 'TimeoutError')
-    return new MeshError('deadline_exceeded', 'deadline exceeded', { cause: error });
+  // By name: a DOMException is not an Error everywhere.
+  const name = (error as Partial<Error> | null | undefined)?.name;
+  if (name === 'AbortError') return new MeshError('cancelled', 'cancelled', { cause: error });
+  if (name === 'TimeoutError') return new MeshError('deadline_exceeded', 'deadline exceeded', { cause: error });
   return new MeshError('internal', 'internal error', { cause: error });
 }
 

@@ -65,7 +65,8 @@ export class Mailbox<T> {
 
   #take(): T {
     const item = this.#items[this.#taken++] as T;
-    if (this.#taken > 64 && this.#taken * 2 > this.#items.length) {
+    // An empty box keeps nothing; a long one is cut now and then, so that taking costs no move.
+    if (this.#taken === this.#items.length || (this.#taken > 64 && this.#taken * 2 > this.#items.length)) {
       this.#items = this.#items.slice(this.#taken);
       this.#taken = 0;
     }

@@ -38,6 +38,12 @@ export interface BidiCall<In, Out> {
 const HIGH_WATER_BYTES = 1024 * 1024;
 const LOW_WATER_BYTES = HIGH_WATER_BYTES / 2;
 
+/**
+ * Node's HTTP/2 ends a stream before it resets it: a client that cancels looks like one that has ended, until the reset
+ * is there. It follows at once, in the same or the next read.
+ */
+const RESET_GRACE_MS = 10;
+
 interface Schemas<I extends DescMessage, O extends DescMessage> {
   readonly incoming: I;
   readonly outgoing: O;
@@ -173,7 +179,7 @@ export class ServerBidi<I extends DescMessage, O extends DescMessage> extends Bi
   ) {
     super(stream as unknown as Duplex, schemas);
     this.#onFinished = onFinished;
-    stream.once('end', () => this.end());
+    stream.once('end', () => setTimeout(() => setImmediate(() => this.end()), RESET_GRACE_MS));
     stream.once('cancelled', () => this.finish(cancellation(stream)));
   }
 

@@ -1,3 +1,4 @@
+import { setImmediate as turn } from 'node:timers/promises';
 import type { DescMethod, DescService, MessageInitShape, MessageShape } from '@bufbuild/protobuf';
 import {
   Server,
@@ -19,7 +20,7 @@ import { widenWindows } from './window.js';
 import { type BytesMethod, bytesMethod, CHANNEL_OPTIONS, decode, encode, statusOf } from './wire.js';
 
 /** How long connections get to take leave after the last call has ended, milliseconds. */
-const GOODBYE_MS = 500;
+const GOODBYE_MS = 250;
 const DURATION_BUCKETS_S = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
 
 type Handler = (request: never, ctx: CallContext) => unknown;
@@ -120,6 +121,8 @@ export class GrpcServer {
   async #stop(deadlineMs: number): Promise<void> {
     this.#health.setServing(false);
     const goodbye = new Promise<void>((resolve) => this.#server.tryShutdown(() => resolve()));
+    // Whoever watches the health is told before the end.
+    await turn();
     if (this.#calls.size > 0) await atMost(deadlineMs, new Promise<void>((resolve) => (this.#onIdle = resolve)));
     this.#endCalls();
     await atMost(GOODBYE_MS, goodbye);
