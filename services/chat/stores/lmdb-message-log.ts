@@ -1,44 +1,60 @@
-import { crc32 } from 'node:zlib';
 import { fromBinary, toBinary } from '@bufbuild/protobuf';
 import { type LogEvent, LogEventSchema } from '@chatmesh/gen/chat/v1/log';
 import { MeshError } from '@chatmesh/mesh';
 import type { Database, LmdbEnvironment } from '@chatmesh/mesh/lmdb';
+import { entryOf, payloadsOf, type StoredEntry } from './lmdb-log-entry.js';
 import type { LogConsumer, LogRecord, MessageLog, Position } from './message-log.js';
 
 /** Keys are spread over this many slots, and slots over consumers. */
 const SLOTS = 256;
 /** Acknowledgements of entries that are not yet whole are written this long after the first of them. */
-const PARTIAL_ACK_DELAY_MS = 200;
+const ACK_DELAY_MS = 200;
+/** So many entries are read from the store before what they hold is handed over. */
+const ENTRIES_AT_A_TIME = 16;
 const POSITION_DIGITS = 13;
 const META_NEXT = 0;
-
-/** What is stored under an entry's first sequence number: the events of one group, framed and checked. */
-interface StoredEntry {
-  count: number;
-  crc: number;
-  data: Uint8Array;
-}
+const NONE = Number.POSITIVE_INFINITY;
 
 interface Entry {
   readonly first: number;
   readonly count: number;
-  acknowledged: Set<number>;
+  /** Indexes of events that are acknowledged. */
+  readonly acknowledged: Set<number>;
+  /** Whether an acknowledgement waits to be written. */
   dirty: boolean;
 }
 
 interface Outstanding extends LogRecord {
   readonly sequence: number;
-  readonly slot: number;
+  readonly slot: Slot;
   readonly entry: Entry;
-  consumer: Consumer;
+  readonly consumer: Consumer;
 }
 
 interface Slot {
   owner: Consumer | undefined;
-  /** Who gets the slot when the present owner has acknowledged everything of it. */
+  /** Who gets the slot when the present owner has acknowledged everything of it; until then nothing of it is handed out. */
   next: Consumer | undefined;
   /** Records that the owner holds. */
   owned: number;
+  /** The first entry of which something waits for `next`; NONE when nothing does. */
+  waiting: number;
+}
+
+interface Consumer extends LogConsumer {
+  readonly handle: (records: LogRecord[]) => void;
+  readonly maxUnacknowledged: number;
+  outstanding: number;
+  /** Handed out and about to be handled. */
+  batch: LogRecord[];
+}
+
+/** Events of one group commit on their way to the disk. */
+interface Group {
+  readonly first: number;
+  readonly payloads: Uint8Array[];
+  readonly events: LogEvent[];
+  done: Promise<void>;
 }
 
 /**
@@ -46,7 +62,8 @@ interface Slot {
  * deleted when all of its events are acknowledged; acknowledgements of parts of an entry are kept beside it.
  *
  * Consumers are members of this process. When one joins, a slot moves to it as soon as the former owner has
- * acknowledged what it holds of the slot; when one leaves, its slots move at once and are handed out again.
+ * acknowledged what it holds of the slot; when one leaves, its slots move at once. Either way the cursor goes back to
+ * the first event that is due again, and passes over those that somebody holds.
  */
 export class LmdbMessageLog implements MessageLog {
   readonly #environment: LmdbEnvironment;
@@ -54,23 +71,37 @@ export class LmdbMessageLog implements MessageLog {
   readonly #acks: Database<number[], number>;
   readonly #meta: Database<number, number>;
   readonly #name: string;
-  readonly #slots: Slot[] = Array.from({ length: SLOTS }, () => ({ owner: undefined, next: undefined, owned: 0 }));
+  readonly #slots: Slot[] = Array.from({ length: SLOTS }, () => ({
+    owner: undefined,
+    next: undefined,
+    owned: 0,
+    waiting: NONE,
+  }));
   readonly #consumers: Consumer[] = [];
+  /** Entries of which something is not acknowledged. */
   readonly #live = new Map<number, Entry>();
-  /** Handed out and not acknowledged, in order. */
+  /** Handed out and not acknowledged, by sequence number. */
   readonly #outstanding = new Map<number, Outstanding>();
-  /** Events below were handed out; those from here on wait in the store. */
+  /** Everything in entries below was handed out, is acknowledged, or waits for its slot to move. */
   #cursor: number;
+  /** So many events of the entry at the cursor are done with, too. */
+  #cursorIndex = 0;
+  /** The entry at the cursor, read. */
+  #reading: { first: number; payloads: Uint8Array[] } | undefined;
   /** Events below are durable. */
   #durable: number;
   #next: number;
+  /** Events below were handed out, except for those that wait for their slot to move. */
+  #handedOut: number;
   /** Events below may have been handed out before. */
   #repeatsBelow: number;
   #backlog = 0;
-  #group: { events: Uint8Array[]; decoded: LogEvent[]; first: number; done: Promise<void> } | undefined;
+  #group: Group | undefined;
+  /** Entries that are acknowledged as a whole and still stored. */
+  #whole: number[] = [];
   #dirty: Entry[] = [];
-  #dirtyTimer: NodeJS.Timeout | undefined;
-  #reading = false;
+  #ackTimer: NodeJS.Timeout | undefined;
+  #dispatching: NodeJS.Immediate | undefined;
   #writable = true;
 
   private constructor(environment: LmdbEnvironment, name: string) {
@@ -81,15 +112,15 @@ export class LmdbMessageLog implements MessageLog {
     this.#meta = environment.sequence<number>(`${name}.meta`);
     this.#next = this.#meta.get(META_NEXT) ?? 1;
     this.#repeatsBelow = this.#next;
+    this.#handedOut = this.#next;
     this.#durable = this.#next;
     this.#cursor = this.#next;
-    for (const { key, value } of this.#entries.getRange()) {
-      this.#check(key, value);
-      const entry: Entry = { first: key, count: value.count, acknowledged: new Set(), dirty: false };
-      for (const index of this.#acks.get(key) ?? []) entry.acknowledged.add(index);
-      this.#live.set(key, entry);
+    for (const { key: first, value } of this.#entries.getRange()) {
+      this.#payloads(first, value);
+      const entry: Entry = { first, count: value.count, acknowledged: new Set(this.#acks.get(first)), dirty: false };
+      this.#live.set(first, entry);
       this.#backlog += entry.count - entry.acknowledged.size;
-      this.#cursor = Math.min(this.#cursor, key);
+      this.#cursor = Math.min(this.#cursor, first);
     }
   }
 
@@ -111,23 +142,16 @@ export class LmdbMessageLog implements MessageLog {
   }
 
   async publish(events: readonly LogEvent[]): Promise<Position[]> {
-    let group = this.#group;
-    if (!group) {
-      const created = { events: [] as Uint8Array[], decoded: [] as LogEvent[], first: this.#next, done: Promise.resolve() };
-      created.done = this.#environment.write(() => this.#store(created)).then(
-        () => this.#stored(created),
-        (error) => {
-          this.#writable = false;
-          throw error;
-        },
-      );
-      this.#group = group = created;
-    }
+    if (events.length === 0) return [];
+    // Encoded before anything is reserved: an event that cannot be must not shift the others.
+    const payloads = events.map((event) => toBinary(LogEventSchema, event));
+    this.#group ??= this.#openGroup();
+    const group = this.#group;
     const first = this.#next;
     this.#next += events.length;
-    for (const event of events) {
-      group.events.push(toBinary(LogEventSchema, event));
-      group.decoded.push(event);
+    for (let i = 0; i < events.length; i++) {
+      group.payloads.push(payloads[i] as Uint8Array);
+      group.events.push(events[i] as LogEvent);
     }
     await group.done;
     return events.map((_, i) => positionOf(first + i));
@@ -144,100 +168,128 @@ export class LmdbMessageLog implements MessageLog {
     };
     this.#consumers.push(consumer);
     this.#assign();
-    this.#dispatchFromStore();
+    this.#dispatchSoon();
     return consumer;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const consumer of [...this.#consumers]) this.#leave(consumer);
-    clearTimeout(this.#dirtyTimer);
-    this.#writePartialAcks();
+    clearImmediate(this.#dispatching);
+    this.#writeAcks();
     await this.#environment.settled();
+    clearTimeout(this.#ackTimer);
   }
 
-  #store(group: { events: Uint8Array[]; first: number }): void {
-    this.#group = undefined;
-    const data = frame(group.events);
-    void this.#entries.put(group.first, { count: group.events.length, crc: crc32(data), data });
-    void this.#meta.put(META_NEXT, this.#next);
+  #openGroup(): Group {
+    const group: Group = { first: this.#next, payloads: [], events: [], done: Promise.resolve() };
+    group.done = this.#environment
+      .write(() => {
+        this.#group = undefined;
+        void this.#entries.put(group.first, entryOf(group.payloads));
+        void this.#meta.put(META_NEXT, this.#next);
+      })
+      .then(
+        () => this.#stored(group),
+        (error) => {
+          this.#writable = false;
+          throw error;
+        },
+      );
+    return group;
   }
 
-  /** A group is durable: hand it to the owners, unless older events still wait in the store. */
-  #stored(group: { events: Uint8Array[]; decoded: LogEvent[]; first: number }): void {
+  /** A group is durable: its events go to the owners, unless older ones still wait in the store. */
+  #stored({ first, payloads, events }: Group): void {
     this.#writable = true;
-    const count = group.events.length;
-    const entry: Entry = { first: group.first, count, acknowledged: new Set(), dirty: false };
-    this.#live.set(group.first, entry);
+    const count = events.length;
+    const entry: Entry = { first, count, acknowledged: new Set(), dirty: false };
+    this.#live.set(first, entry);
     this.#backlog += count;
-    const caughtUp = this.#cursor === this.#durable && !this.#reading;
-    this.#durable = group.first + count;
-    if (!caughtUp || !this.#hasRoom()) {
-      this.#dispatchFromStore();
-      return;
-    }
-    this.#cursor = this.#durable;
-    for (let i = 0; i < count; i++) {
-      this.#handOut(entry, group.first + i, group.decoded[i] as LogEvent, group.events[i] as Uint8Array);
-    }
-    this.#deliver();
-  }
-
-  /** Hands out what waits in the store, entry by entry, while every consumer has room. */
-  #dispatchFromStore(): void {
-    if (this.#reading || this.#consumers.length === 0) return;
-    this.#reading = true;
-    try {
-      while (this.#cursor < this.#durable && this.#hasRoom()) {
-        let read = 0;
-        for (const { key, value } of this.#entries.getRange({ start: this.#cursor, end: this.#durable, limit: 16 })) {
-          if (!this.#hasRoom()) break;
-          this.#check(key, value);
-          const entry = this.#live.get(key);
-          this.#cursor = key + value.count;
-          read++;
-          if (!entry) continue;
-          const payloads = unframe(value.data);
-          for (let i = 0; i < value.count; i++) {
-            if (entry.acknowledged.has(i)) continue;
-            const payload = payloads[i] as Uint8Array;
-            this.#handOut(entry, key + i, fromBinary(LogEventSchema, payload), payload);
-          }
-        }
-        // Sequence numbers of a group that failed are never stored.
-        if (read === 0 && this.#hasRoom()) this.#cursor = this.#durable;
-        this.#deliver();
-      }
-    } finally {
-      this.#reading = false;
-    }
-  }
-
-  #hasRoom(): boolean {
-    return this.#consumers.length > 0 && this.#consumers.every((c) => c.outstanding < c.maxUnacknowledged);
-  }
-
-  #handOut(entry: Entry, sequence: number, event: LogEvent, payload: Uint8Array): void {
-    const index = slotOf(event.userId);
-    const slot = this.#slots[index] as Slot;
-    const consumer = slot.owner as Consumer;
-    const record: Outstanding = {
-      position: positionOf(sequence),
-      event,
-      payload,
-      mayRepeat: sequence < this.#repeatsBelow,
-      sequence,
-      slot: index,
-      entry,
-      consumer,
-    };
-    this.#outstanding.set(sequence, record);
-    // While the slot waits for its former owner, its records wait with it, unseen by either.
-    if (slot.next) record.consumer = HELD;
+    const caughtUp = this.#cursor === this.#durable;
+    this.#durable = first + count;
+    if (this.#consumers.length === 0) {
+      // Sequence numbers of a group that failed are never stored: the cursor passes over them.
+      if (caughtUp) this.#cursor = first;
+    } else if (!caughtUp) this.#dispatchSoon();
     else {
+      this.#cursor = this.#handOut(entry, 0, payloads, events) ? this.#durable : first;
+      this.#deliver();
+    }
+  }
+
+  #dispatchSoon(): void {
+    if (this.#cursor === this.#durable) return;
+    this.#dispatching ??= setImmediate(() => {
+      this.#dispatching = undefined;
+      this.#dispatch();
+    });
+  }
+
+  /** Hands out what waits in the store, in order, until an owner has no room; its next acknowledgement goes on. */
+  #dispatch(): void {
+    while (this.#cursor < this.#durable && this.#consumers.length > 0) {
+      const range = { start: this.#cursor, end: this.#durable, limit: ENTRIES_AT_A_TIME };
+      const firsts = [...this.#entries.getKeys(range)];
+      let room = true;
+      for (const first of firsts) {
+        const entry = this.#live.get(first);
+        room = !entry || this.#handOutStored(entry);
+        if (!room) break;
+        this.#advance(first + (entry?.count ?? 1));
+      }
+      if (room && firsts.length < ENTRIES_AT_A_TIME) this.#advance(this.#durable);
+      this.#deliver();
+      if (!room) return;
+    }
+  }
+
+  #handOutStored(entry: Entry): boolean {
+    const { first } = entry;
+    if (this.#cursor !== first) this.#advance(first);
+    if (this.#reading?.first !== first) {
+      this.#reading = { first, payloads: this.#payloads(first, this.#entries.get(first) as StoredEntry) };
+    }
+    return this.#handOut(entry, this.#cursorIndex, this.#reading.payloads);
+  }
+
+  #advance(cursor: number): void {
+    this.#cursor = cursor;
+    this.#cursorIndex = 0;
+    this.#reading = undefined;
+  }
+
+  /** Goes back to an entry of which something is due again. */
+  #rewind(first: number): void {
+    if (first <= this.#cursor) this.#advance(first);
+  }
+
+  /** Hands out what is due of an entry, from index `from` on; false when an owner has no room for the next event. */
+  #handOut(entry: Entry, from: number, payloads: readonly Uint8Array[], events?: readonly LogEvent[]): boolean {
+    for (let i = from; i < entry.count; i++) {
+      const sequence = entry.first + i;
+      if (entry.acknowledged.has(i) || this.#outstanding.has(sequence)) continue;
+      const payload = payloads[i] as Uint8Array;
+      const event = events?.[i] ?? fromBinary(LogEventSchema, payload);
+      const slot = this.#slots[slotOf(event.userId)] as Slot;
+      if (slot.next) {
+        slot.waiting = Math.min(slot.waiting, entry.first);
+        continue;
+      }
+      const consumer = slot.owner as Consumer;
+      if (consumer.outstanding >= consumer.maxUnacknowledged) {
+        this.#cursorIndex = i;
+        return false;
+      }
+      const mayRepeat = sequence < this.#repeatsBelow;
+      const position = positionOf(sequence);
+      const record: Outstanding = { position, event, payload, mayRepeat, sequence, slot, entry, consumer };
+      this.#outstanding.set(sequence, record);
+      if (sequence >= this.#handedOut) this.#handedOut = sequence + 1;
       slot.owned++;
       consumer.outstanding++;
       consumer.batch.push(record);
     }
+    return true;
   }
 
   #deliver(): void {
@@ -250,50 +302,68 @@ export class LmdbMessageLog implements MessageLog {
   }
 
   #acknowledge(consumer: Consumer, records: readonly Outstanding[]): void {
-    const whole: number[] = [];
     for (const record of records) {
       const current = this.#outstanding.get(record.sequence);
       // An owner that lost the key has no say in it any more.
-      if (!current || current.consumer !== consumer) continue;
+      if (current?.consumer !== consumer) continue;
       this.#outstanding.delete(record.sequence);
       consumer.outstanding--;
       this.#backlog--;
-      const slot = this.#slots[record.slot] as Slot;
-      slot.owned--;
-      const { entry } = record;
+      const { entry, slot } = current;
       entry.acknowledged.add(record.sequence - entry.first);
       if (entry.acknowledged.size === entry.count) {
         this.#live.delete(entry.first);
-        whole.push(entry.first);
-      } else if (!entry.dirty) {
-        entry.dirty = true;
-        this.#dirty.push(entry);
-        this.#dirtyTimer ??= setTimeout(() => this.#writePartialAcks(), PARTIAL_ACK_DELAY_MS).unref();
-      }
-      if (slot.next && slot.owned === 0) this.#handOver(record.slot);
+        this.#whole.push(entry.first);
+      } else this.#markDirty(entry);
+      slot.owned--;
+      if (slot.next && slot.owned === 0) this.#give(slot, slot.next);
     }
-    if (whole.length > 0) {
-      void this.#environment.write(() => {
-        for (const first of whole) {
-          void this.#entries.remove(first);
-          void this.#acks.remove(first);
-        }
-      });
-    }
-    this.#deliver();
-    if (this.#cursor < this.#durable) setImmediate(() => this.#dispatchFromStore());
+    this.#removeWhole();
+    this.#dispatchSoon();
   }
 
-  #writePartialAcks(): void {
-    this.#dirtyTimer = undefined;
-    const dirty = this.#dirty.filter((entry) => this.#live.has(entry.first));
-    for (const entry of this.#dirty) entry.dirty = false;
+  #markDirty(entry: Entry): void {
+    if (entry.dirty) return;
+    entry.dirty = true;
+    this.#dirty.push(entry);
+    this.#writeAcksLater();
+  }
+
+  #writeAcksLater(): void {
+    this.#ackTimer ??= setTimeout(() => this.#writeAcks(), ACK_DELAY_MS).unref();
+  }
+
+  #writeAcks(): void {
+    clearTimeout(this.#ackTimer);
+    this.#ackTimer = undefined;
+    this.#removeWhole();
+    const dirty = this.#dirty;
     this.#dirty = [];
     if (dirty.length === 0) return;
-    void this.#environment.write(() => {
+    const write = this.#environment.write(() => {
       for (const entry of dirty) {
+        entry.dirty = false;
         if (this.#live.has(entry.first)) void this.#acks.put(entry.first, [...entry.acknowledged]);
       }
+    });
+    write.catch(() => {
+      for (const entry of dirty) if (this.#live.has(entry.first)) this.#markDirty(entry);
+    });
+  }
+
+  #removeWhole(): void {
+    if (this.#whole.length === 0) return;
+    const whole = this.#whole;
+    this.#whole = [];
+    const write = this.#environment.write(() => {
+      for (const first of whole) {
+        void this.#entries.remove(first);
+        void this.#acks.remove(first);
+      }
+    });
+    write.catch(() => {
+      this.#whole.push(...whole);
+      this.#writeAcksLater();
     });
   }
 
@@ -302,77 +372,41 @@ export class LmdbMessageLog implements MessageLog {
     for (let index = 0; index < SLOTS; index++) {
       const slot = this.#slots[index] as Slot;
       const wanted = this.#consumers[index % this.#consumers.length];
-      if (!slot.owner || slot.owned === 0) {
-        slot.owner = wanted;
-        slot.next = undefined;
-      } else slot.next = wanted === slot.owner ? undefined : wanted;
+      if (slot.owner && slot.owned > 0 && slot.owner !== wanted) slot.next = wanted;
+      else this.#give(slot, wanted);
     }
   }
 
-  /** The former owner has acknowledged all it held: the held records go to the next one, in order. */
-  #handOver(index: number): void {
-    const slot = this.#slots[index] as Slot;
-    slot.owner = slot.next as Consumer;
+  /** A slot belongs to `owner` from now on, and what waited for that is due. */
+  #give(slot: Slot, owner: Consumer | undefined): void {
+    slot.owner = owner;
     slot.next = undefined;
-    for (const record of this.#outstanding.values()) {
-      if (record.slot === index) this.#redeliver(record, slot.owner);
-    }
-  }
-
-  #redeliver(record: Outstanding, consumer: Consumer): void {
-    const again: Outstanding = { ...record, consumer, mayRepeat: true };
-    // Replacing the value keeps the place in the map's order.
-    this.#outstanding.set(record.sequence, again);
-    consumer.outstanding++;
-    if (record.consumer === HELD) (this.#slots[record.slot] as Slot).owned++;
-    consumer.batch.push(again);
+    this.#rewind(slot.waiting);
+    slot.waiting = NONE;
   }
 
   #leave(consumer: Consumer): void {
     const index = this.#consumers.indexOf(consumer);
     if (index < 0) return;
     this.#consumers.splice(index, 1);
-    for (let s = 0; s < SLOTS; s++) {
-      const slot = this.#slots[s] as Slot;
-      if (slot.next === consumer) slot.next = undefined;
-      if (slot.owner === consumer) {
-        slot.owner = slot.next ?? this.#consumers[s % Math.max(1, this.#consumers.length)];
-        slot.next = undefined;
-      }
-    }
-    if (this.#consumers.length === 0) {
-      // Nobody is there: everything outstanding waits in the store again.
-      const first = this.#outstanding.values().next().value;
-      if (first) this.#cursor = first.entry.first;
-      this.#outstanding.clear();
-      this.#repeatsBelow = this.#durable;
-      for (const slot of this.#slots) slot.owned = 0;
-      return;
-    }
-    for (const record of [...this.#outstanding.values()]) {
-      const slot = this.#slots[record.slot] as Slot;
-      if (record.consumer === consumer || (record.consumer === HELD && !slot.next)) this.#redeliver(record, slot.owner as Consumer);
+    consumer.batch = [];
+    for (const record of this.#outstanding.values()) {
+      if (record.consumer !== consumer) continue;
+      this.#outstanding.delete(record.sequence);
+      this.#rewind(record.entry.first);
+      this.#repeatsBelow = this.#handedOut;
+      record.slot.owned = 0;
     }
     this.#assign();
-    this.#deliver();
+    this.#dispatchSoon();
   }
 
-  #check(first: number, entry: StoredEntry): void {
-    if (crc32(entry.data) !== entry.crc) {
-      throw new MeshError('failed_precondition', `entry ${first} of the log "${this.#name}" is damaged (checksum differs)`);
-    }
+  #payloads(first: number, entry: StoredEntry): Uint8Array[] {
+    const payloads = payloadsOf(entry);
+    if (payloads) return payloads;
+    throw new MeshError('failed_precondition', `entry ${first} of the log "${this.#name}" is damaged`);
   }
 }
-
-interface Consumer extends LogConsumer {
-  readonly handle: (records: LogRecord[]) => void;
-  readonly maxUnacknowledged: number;
-  outstanding: number;
-  batch: Outstanding[];
-}
-
-/** Stands for "nobody yet" while a slot moves. */
-const HELD = { outstanding: 0 } as Consumer;
 
 function positionOf(sequence: number): Position {
   return sequence.toString(16).padStart(POSITION_DIGITS, '0');
@@ -383,29 +417,4 @@ function slotOf(key: string): number {
   let h = 0x811c9dc5;
   for (let i = 0; i < key.length; i++) h = Math.imul(h ^ key.charCodeAt(i), 0x01000193);
   return (h >>> 0) % SLOTS;
-}
-
-/** [length u32][bytes] for each payload. */
-function frame(payloads: readonly Uint8Array[]): Buffer {
-  let size = 0;
-  for (const p of payloads) size += 4 + p.length;
-  const data = Buffer.allocUnsafe(size);
-  let at = 0;
-  for (const p of payloads) {
-    data.writeUInt32LE(p.length, at);
-    data.set(p, at + 4);
-    at += 4 + p.length;
-  }
-  return data;
-}
-
-function unframe(data: Uint8Array): Uint8Array[] {
-  const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
-  const payloads: Uint8Array[] = [];
-  for (let at = 0; at < data.length; ) {
-    const size = view.getUint32(at, true);
-    payloads.push(data.subarray(at + 4, at + 4 + size));
-    at += 4 + size;
-  }
-  return payloads;
 }
