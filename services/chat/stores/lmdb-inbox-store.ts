@@ -55,7 +55,11 @@ export class LmdbInboxStore implements InboxStore {
     for (;;) {
       const rows = await this.page(userId, deviceId, undefined, 1000);
       if (rows.length === 0) return;
-      await this.remove(userId, deviceId, rows.map((row) => row.position));
+      await this.remove(
+        userId,
+        deviceId,
+        rows.map((row) => row.position),
+      );
     }
   }
 

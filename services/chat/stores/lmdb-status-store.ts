@@ -128,10 +128,12 @@ export class LmdbStatusStore implements StatusStore {
     // A place has 16 bits for the index in its batch.
     if (!batch || batch.rows.length === 0xffff) {
       const opened: Batch = { number: this.#nextBatch++, rows: [], replaced: [], done: Promise.resolve() };
-      opened.done = this.#environment.write(() => this.#store(opened)).then(
-        () => this.#stored(opened),
-        (error) => this.#refused(opened, error),
-      );
+      opened.done = this.#environment
+        .write(() => this.#store(opened))
+        .then(
+          () => this.#stored(opened),
+          (error) => this.#refused(opened, error),
+        );
       opened.done.catch(() => {});
       this.#open = batch = opened;
     }
@@ -217,13 +219,16 @@ function merge(record: StatusRecord, update: StatusUpdate): StatusRecord {
   const readAtMs = record.readAtMs || update.readAtMs;
   const failedAtMs = record.failedAtMs || update.failedAtMs;
   const { deviceId } = update;
-  const devices = deviceId === undefined || record.devices.includes(deviceId) ? record.devices : [...record.devices, deviceId];
+  const devices =
+    deviceId === undefined || record.devices.includes(deviceId) ? record.devices : [...record.devices, deviceId];
   const unchanged =
     deliveredAtMs === record.deliveredAtMs &&
     readAtMs === record.readAtMs &&
     failedAtMs === record.failedAtMs &&
     devices === record.devices;
-  return unchanged ? record : { ...record, deliveredAtMs, readAtMs, failedAtMs, code: record.code || update.code, devices };
+  return unchanged
+    ? record
+    : { ...record, deliveredAtMs, readAtMs, failedAtMs, code: record.code || update.code, devices };
 }
 
 function rowOf(r: StatusRecord): Row {
