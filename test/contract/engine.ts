@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { fileURLToPath } from 'node:url';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 
 /** A store that was opened, and how to let go of it in order. */
 export interface Opened<T> {
@@ -55,11 +55,9 @@ export async function runUntilKilled<T>(
   ...args: string[]
 ): Promise<string[]> {
   const path = fileURLToPath(new URL(program, import.meta.url));
-  const child: ChildProcess = spawn(
-    process.execPath,
-    [path, engine.module, engine.exported, location, ...args],
-    { stdio: ['ignore', 'pipe', 'pipe'] },
-  );
+  const child: ChildProcess = spawn(process.execPath, [path, engine.module, engine.exported, location, ...args], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
   let said = '';
   let complained = '';
   child.stdout?.on('data', (chunk: Buffer) => void (said += chunk));

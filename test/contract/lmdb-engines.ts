@@ -37,7 +37,10 @@ function engine<T extends AsyncDisposable>(exported: string, make: (environment:
 export const lmdbMessageLog: Engine<MessageLog> = engine('lmdbMessageLog', (environment) =>
   LmdbMessageLog.open(environment, 'log'),
 );
-export const lmdbInboxStore: Engine<InboxStore> = engine('lmdbInboxStore', (environment) => new LmdbInboxStore(environment));
+export const lmdbInboxStore: Engine<InboxStore> = engine(
+  'lmdbInboxStore',
+  (environment) => new LmdbInboxStore(environment),
+);
 export const lmdbStatusStore: Engine<StatusStore> = engine(
   'lmdbStatusStore',
   (environment) => new LmdbStatusStore(environment),

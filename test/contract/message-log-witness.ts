@@ -54,6 +54,7 @@ export class Witness {
   #opening = 0;
   #anyoneLeft = false;
   #names = 0;
+  #acknowledged = 0;
   readonly #known = new Map<string, Known>();
   readonly #streams = new Map<string, Stream>();
   readonly #members = new Set<Member>();
@@ -76,13 +77,14 @@ export class Witness {
   }
 
   get unacknowledged(): number {
-    return [...this.#known.values()].filter((known) => !known.acknowledged).length;
+    return this.#known.size - this.#acknowledged;
   }
 
   /** Publishes one event for each key given, in one call. */
   async publish(keys: readonly string[]): Promise<string[]> {
     const events = keys.map((key) => eventFor(key));
     for (const event of events) {
+      const stream = this.#streams.get(event.userId) ?? { ids: [], due: 0 };
       this.#streams.set(event.userId, stream);
       this.#known.set(idOf(event), {
         key: event.userId,
@@ -96,7 +98,8 @@ export class Witness {
       stream.ids.push(idOf(event));
     }
     const positions = await this.#log.publish(events);
-    if (positions.length !== events.length) this.#broken.push(`${positions.length} positions for ${events.length} events`);
+    if (positions.length !== events.length)
+      this.#broken.push(`${positions.length} positions for ${events.length} events`);
     for (const [i, event] of events.entries()) this.#placed(idOf(event), positions[i] as Position);
     return events.map(idOf);
   }
@@ -125,6 +128,7 @@ export class Witness {
       const known = this.#known.get(id) as Known;
       known.holder = undefined;
       known.acknowledged = true;
+      this.#acknowledged++;
     }
     member.consumer.acknowledge(records);
   }
@@ -136,7 +140,10 @@ export class Witness {
 
   /** Resolves when everything published is held or acknowledged. */
   async allHandedOut(): Promise<void> {
-    await this.until(() => [...this.#streams.values()].every((stream) => stream.due === stream.ids.length), 'all is handed out');
+    await this.until(
+      () => [...this.#streams.values()].every((stream) => stream.due === stream.ids.length),
+      'all is handed out',
+    );
   }
 
   /** Acknowledges as it comes, until nothing is left. */
@@ -174,7 +181,8 @@ export class Witness {
     for (const record of records) {
       const id = idOf(record.event);
       const known = this.#known.get(id);
-      const complain = (what: string) => this.#broken.push(`${member.name} got event ${known?.index} of ${record.event.userId}, ${what}`);
+      const complain = (what: string) =>
+        this.#broken.push(`${member.name} got event ${known?.index} of ${record.event.userId}, ${what}`);
       if (!known || known.key !== record.event.userId) {
         complain('which was not published');
         continue;
@@ -190,7 +198,8 @@ export class Witness {
       }
       if (known.index !== stream.due) complain(`but ${stream.due} is due`);
       if (known.handedOut && !record.mayRepeat) complain('again, but it claims to be new');
-      if (record.mayRepeat && known.opening === this.#opening && !this.#anyoneLeft) complain('new, but it claims to be old');
+      if (record.mayRepeat && known.opening === this.#opening && !this.#anyoneLeft)
+        complain('new, but it claims to be old');
       this.#placed(id, record.position);
       known.handedOut = true;
       known.holder = member;
@@ -215,7 +224,8 @@ export class Witness {
     const misplaced = (before !== undefined && before >= position) || (after !== undefined && after <= position);
     if (misplaced) this.#broken.push(`${position} is out of order, after ${before} and before ${after}`);
     for (const other of [before, after]) {
-      if (other !== undefined && other.length !== position.length) this.#broken.push(`${other} and ${position} differ in width`);
+      if (other !== undefined && other.length !== position.length)
+        this.#broken.push(`${other} and ${position} differ in width`);
     }
   }
 }
