@@ -69,11 +69,13 @@ describe('the life of a process', () => {
   });
 
   test('a second signal leaves at once with 130', async () => {
-    const { exits, signals, running } = run(['a'], { 'drain a': () => new Promise(() => {}) });
+    const stuck = gate();
+    const { exits, signals, running } = run(['a'], { 'drain a': () => stuck.promise });
     await running;
     signals.emit('SIGTERM', 'SIGTERM');
     signals.emit('SIGINT', 'SIGINT');
     expect(exits).toEqual([130]);
+    stuck.open();
   });
 
   test('a failed start closes in reverse what had started, says why in one sentence, and leaves with 1', async () => {
