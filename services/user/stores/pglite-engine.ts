@@ -1,44 +1,39 @@
-import { existsSync, fsyncSync, readFileSync } from 'node:fs';
-import { open, readFile, rename, rm } from 'node:fs/promises';
-import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
+import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { Worker } from 'node:worker_threads';
 import { type Logger, MeshError } from '@chatmesh/mesh';
-import { PGlite, type PGliteOptions } from '@electric-sql/pglite';
-import { NodeFS } from '@electric-sql/pglite/nodefs';
 import { Kysely } from 'kysely';
 import { type SingleSession, singleSessionDialect } from './pglite-dialect.js';
+import type { Said, Statement } from './pglite-worker.js';
 import type { Schema } from './schema.js';
 import type { SqlEngine } from './sql-user-store.js';
 
-/**
- * PGlite turns fsync off and writes with fdatasync, which its file system ignores: both are put right here, so that a
- * commit is on the disk before it is answered.
- */
-const START_PARAMETERS = [
-  ...PGlite.defaultStartParams.filter((parameter) => parameter !== '-F'),
-  ...['-c', 'fsync=on', '-c', 'wal_sync_method=fsync'],
-];
+const PROGRAM = fileURLToPath(new URL('./pglite-worker.js', import.meta.url));
 const REOPEN_MS = 1_000;
+/** No statement of the store takes a second; an engine that is silent for so long will not answer any more. */
+const STATEMENT_MS = 15_000;
+const CLOSE_MS = 3_000;
 /** SQLSTATE classes of an engine in trouble: no room, an error from the system below it, or one in itself. */
 const TROUBLE = /^(53|58|XX)/;
 
+type Answer = Extract<Said, { rows: unknown[] }>;
+
 /**
- * PostgreSQL in this process, on the files in one directory, for which the caller holds a lock. After an error that ends
- * it, such as a full disk, it answers `unavailable` and opens the files again until that succeeds.
+ * PostgreSQL in a thread of this process, on the files in one directory, for which the caller holds a lock. After an
+ * error that ends it, such as a full disk, it answers `unavailable` and opens the files again until that succeeds.
  */
 export class PgliteEngine implements SqlEngine {
   readonly db: Kysely<Schema>;
   readonly #directory: string;
   readonly #logger: Logger;
   readonly #closing = new AbortController();
-  #database: PGlite | undefined;
+  #thread: DatabaseThread | undefined;
   #reopening: Promise<void> | undefined;
 
-  private constructor(directory: string, database: PGlite, logger: Logger) {
+  private constructor(directory: string, thread: DatabaseThread, logger: Logger) {
     this.#directory = directory;
-    this.#database = database;
+    this.#thread = thread;
     this.#logger = logger;
     const session: SingleSession = {
       query: (sql, parameters) => this.#query(sql, parameters),
@@ -53,135 +48,146 @@ export class PgliteEngine implements SqlEngine {
    * @throws MeshError `failed_precondition` naming the directory when it is damaged; nothing is ever reset.
    */
   static async open(directory: string, logger: Logger): Promise<PgliteEngine> {
-    if (!existsSync(directory)) await create(directory);
-    return new PgliteEngine(directory, await openExisting(directory), logger);
+    return new PgliteEngine(directory, await DatabaseThread.open(directory), logger);
   }
 
   get ready(): boolean {
-    return this.#database !== undefined;
+    return this.#thread !== undefined;
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.db.destroy();
   }
 
-  async #query(sql: string, parameters: readonly unknown[]): Promise<{ rows: unknown[]; affectedRows: number }> {
-    const database = this.#database;
-    if (!database) throw new MeshError('unavailable', 'the user database is not available');
+  async #query(sql: string, parameters: readonly unknown[]): Promise<Answer> {
+    const thread = this.#thread;
+    if (!thread) throw new MeshError('unavailable', 'the user database is not available');
     try {
-      const { rows, affectedRows = 0 } = await database.query(sql, [...parameters]);
-      return { rows, affectedRows };
+      return await thread.query({ sql, parameters });
     } catch (cause) {
-      const { code, severity } = cause as { code?: string; severity?: string };
-      // What is no answer of PostgreSQL's own is the failure of the program that runs it.
-      const ended = code === undefined || severity === 'PANIC' || severity === 'FATAL';
-      if (!ended && !TROUBLE.test(code)) throw cause;
-      this.#logger.error({ err: cause, directory: this.#directory }, 'the user database failed');
-      if (ended) this.#reopen();
+      const known = cause instanceof DatabaseError && !cause.fatal;
+      if (known && !TROUBLE.test(cause.code)) throw cause;
+      this.#logger.error({ reason: (cause as Error).message, directory: this.#directory }, 'the user database failed');
+      if (!known) this.#reopen(thread);
       throw new MeshError('unavailable', 'the user database failed', { cause });
     }
   }
 
-  #reopen(): void {
-    // Left to the garbage collector: it answers nothing any more, not even a close.
-    this.#database = undefined;
+  #reopen(broken: DatabaseThread): void {
+    this.#thread = undefined;
     const { signal } = this.#closing;
-    this.#reopening ??= (async () => {
-      while (!this.#database && !signal.aborted) {
+    const reopening = (async () => {
+      await broken.terminate();
+      while (!signal.aborted) {
         await sleep(REOPEN_MS, undefined, { signal }).catch(() => {});
         if (signal.aborted) return;
         try {
-          this.#database = await openExisting(this.#directory);
+          this.#thread = await DatabaseThread.open(this.#directory);
           this.#logger.info({ directory: this.#directory }, 'the user database is open again');
+          return;
         } catch (error) {
           this.#logger.warn({ err: error, directory: this.#directory }, 'the user database does not open yet');
         }
       }
-    })().finally(() => {
-      this.#reopening = undefined;
-    });
+    })();
+    this.#reopening = reopening;
   }
 
   async #close(): Promise<void> {
     this.#closing.abort();
     await this.#reopening;
-    const database = this.#database;
-    this.#database = undefined;
-    await database?.close();
+    const thread = this.#thread;
+    this.#thread = undefined;
+    await thread?.close();
   }
 }
 
-/** The template is what a fresh installation takes long to compute; without it, it is computed. */
-async function create(directory: string): Promise<void> {
-  // Renamed only when complete, so that an interrupted creation starts anew and is never taken for a database.
-  const partial = `${directory}.partial`;
-  await rm(partial, { recursive: true, force: true });
-  const template = templateFile();
-  const options: PGliteOptions = template === undefined ? {} : { loadDataDir: new Blob([await readFile(template)]) };
-  try {
-    const database = await start(partial, options);
-    await database.close();
-    await rename(partial, directory);
-    const parent = await open(dirname(directory));
-    await parent.sync();
-    await parent.close();
-  } catch (cause) {
-    const why = (cause as Error).message;
-    throw new MeshError('failed_precondition', `cannot create a database in ${directory}: ${why}`, { cause });
+/** PostgreSQL's refusal of a statement. */
+class DatabaseError extends Error {
+  /** SQLSTATE; empty where the failure is not PostgreSQL's own. */
+  readonly code: string;
+  /** Whether the database has ended with it. */
+  readonly fatal: boolean;
+
+  constructor({ message, code = '', severity }: Extract<Said, { failed: object }>['failed']) {
+    super(message);
+    this.code = code;
+    this.fatal = code === '' || severity === 'PANIC' || severity === 'FATAL';
   }
 }
 
-async function openExisting(directory: string): Promise<PGlite> {
-  const damaged = (why: string, cause?: unknown) =>
-    new MeshError(
-      'failed_precondition',
-      `the database directory ${directory} ${why}; restore it from a backup, or move it away to start empty`,
-      { cause },
-    );
-  if (!existsSync(join(directory, 'PG_VERSION'))) throw damaged('is damaged: its file PG_VERSION is missing');
-  const said: string[] = [];
-  try {
-    return await start(directory, {
-      onStderr: (line) => {
-        said.push(line);
-        return true;
-      },
-    });
-  } catch (cause) {
-    const reason = said.findLast((line) => /FATAL|PANIC|ERROR/.test(line)) ?? (cause as Error).message;
-    throw damaged(`cannot be opened (${reason.trim()})`, cause);
+/** One life of the database. */
+class DatabaseThread {
+  readonly #worker: Worker;
+  #waiting: { resolve(answer: Answer): void; reject(error: Error): void } | undefined;
+  /** Why it answers nothing any more. */
+  #ended: Error | undefined;
+
+  private constructor(worker: Worker) {
+    this.#worker = worker;
+    worker.on('message', (said: Said) => this.#hear(said));
+    worker.on('error', (error) => this.#end(error));
+    worker.on('exit', () => this.#end(new Error('its thread has ended')));
+  }
+
+  /** @throws MeshError `failed_precondition` naming the directory. */
+  static async open(directory: string): Promise<DatabaseThread> {
+    const worker = new Worker(PROGRAM, { workerData: { directory } });
+    try {
+      const said = await firstWords(worker);
+      if (said === undefined) return new DatabaseThread(worker);
+      throw new Error(said);
+    } catch (error) {
+      await worker.terminate();
+      throw new MeshError('failed_precondition', (error as Error).message, { cause: error });
+    }
+  }
+
+  /** One at a time. @throws DatabaseError, or another error when the database has ended. */
+  async query(statement: Statement): Promise<Answer> {
+    if (this.#ended) throw this.#ended;
+    const timer = setTimeout(() => this.#end(new Error(`no answer within ${STATEMENT_MS} ms`)), STATEMENT_MS);
+    try {
+      return await new Promise<Answer>((resolve, reject) => {
+        this.#waiting = { resolve, reject };
+        this.#worker.postMessage(statement);
+      });
+    } finally {
+      clearTimeout(timer);
+      this.#waiting = undefined;
+    }
+  }
+
+  /** Closes the database in order. */
+  async close(): Promise<void> {
+    if (this.#ended) return await this.terminate();
+    const exit = once(this.#worker, 'exit');
+    this.#worker.postMessage(undefined satisfies Statement);
+    await Promise.race([exit, sleep(CLOSE_MS, undefined, { ref: false })]);
+    await this.terminate();
+  }
+
+  /** Ends the thread wherever it is. */
+  async terminate(): Promise<void> {
+    await this.#worker.terminate();
+  }
+
+  #hear(said: Said): void {
+    if ('rows' in said) this.#waiting?.resolve(said);
+    else if ('failed' in said) this.#waiting?.reject(new DatabaseError(said.failed));
+    else if ('dying' in said) this.#end(new Error(said.dying));
+  }
+
+  #end(reason: Error): void {
+    this.#ended ??= reason;
+    this.#waiting?.reject(this.#ended);
   }
 }
 
-async function start(directory: string, options: PGliteOptions): Promise<PGlite> {
-  return await PGlite.create({ ...options, fs: new SyncingFiles(directory), startParams: START_PARAMETERS });
-}
-
-/** Files of the host that reach its disk when PostgreSQL asks for it. */
-class SyncingFiles extends NodeFS {
-  override async init(...parameters: Parameters<NodeFS['init']>): ReturnType<NodeFS['init']> {
-    const { emscriptenOpts } = await super.init(...parameters);
-    const preRun = emscriptenOpts.preRun ?? [];
-    const hook = (module: unknown) => {
-      const { NODEFS } = module as { NODEFS: { stream_ops: { fsync?: (stream: { nfd: number }) => number } } };
-      NODEFS.stream_ops.fsync = ({ nfd }) => {
-        fsyncSync(nfd);
-        return 0;
-      };
-    };
-    return { emscriptenOpts: { ...emscriptenOpts, preRun: [...[preRun].flat(), hook] } };
-  }
-}
-
-/** An empty database of this version of PGlite, where the build has made one (scripts/database-template.mjs). */
-function templateFile(): string | undefined {
-  const folder = fileURLToPath(new URL('..', import.meta.url));
-  const file = join(folder, `database-template-${pgliteVersion()}.tar.gz`);
-  return existsSync(file) ? file : undefined;
-}
-
-function pgliteVersion(): string {
-  const entry = createRequire(import.meta.url).resolve('@electric-sql/pglite');
-  const { version } = JSON.parse(readFileSync(join(dirname(entry), '..', 'package.json'), 'utf8'));
-  return version;
+/** Undefined once the database is open, or why it is not. */
+async function firstWords(worker: Worker): Promise<string | undefined> {
+  const ended = once(worker, 'exit').then((): [Said] => [{ refused: 'the thread of the user database has ended' }]);
+  const [said] = await Promise.race([once(worker, 'message') as Promise<[Said]>, ended]);
+  if ('refused' in said) return said.refused;
+  return 'dying' in said ? said.dying : undefined;
 }

@@ -1,0 +1,152 @@
+import { type ChildProcess, execFileSync, fork } from 'node:child_process';
+import { randomInt } from 'node:crypto';
+import { once } from 'node:events';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
+import { type Client, createClient, createLogger, type MeshError } from '@chatmesh/mesh';
+import { PgliteEngine, SqlUserStore } from '@chatmesh/user';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { until } from '../../mesh.js';
+import type { Told } from './user-process.js';
+
+const logger = createLogger({ name: 'test', level: 'silent' });
+const program = fileURLToPath(new URL('./user-process.js', import.meta.url));
+
+let dataDir: string;
+let children: ChildProcess[];
+let clients: { close(): void }[];
+let number = 15_550_000_000;
+
+beforeEach(() => {
+  dataDir = mkdtempSync(join(tmpdir(), 'chatmesh-user-'));
+  children = [];
+  clients = [];
+});
+
+afterEach(async () => {
+  for (const client of clients) client.close();
+  for (const child of children) await kill(child);
+  rmSync(dataDir, { recursive: true, force: true });
+});
+
+interface Running {
+  readonly child: ChildProcess;
+  readonly directory: Client<typeof DirectoryService>;
+}
+
+async function spawn(): Promise<{ child: ChildProcess; told: Told }> {
+  const child = fork(program, [dataDir], { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] });
+  children.push(child);
+  const [told] = (await once(child, 'message')) as [Told];
+  return { child, told };
+}
+
+async function start(): Promise<Running> {
+  const { child, told } = await spawn();
+  if ('error' in told) throw new Error(told.error);
+  const directory = createClient(DirectoryService, { address: `127.0.0.1:${told.port}`, logger });
+  clients.push(directory);
+  return { child, directory };
+}
+
+async function kill(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  child.kill('SIGKILL');
+  await once(child, 'exit');
+}
+
+const create = async ({ directory }: Running, count = 1) =>
+  (await directory.createUsers({ contactNumber: `+${number}`, name: 'Ada', count })).users.map((user) => {
+    number++;
+    return user.userId;
+  });
+
+describe('users across crashes', () => {
+  test('who was created stays, however often the service is killed right after its answer', async () => {
+    const created: string[] = [];
+    let keys = '';
+    for (let round = 0; round < 5; round++) {
+      const running = await start();
+      const { jwksJson } = await running.directory.getSigningKeys({});
+      keys ||= jwksJson;
+      expect(jwksJson).toBe(keys);
+      for (let i = randomInt(1, 8); i > 0; i--) created.push(...(await create(running, randomInt(1, 50))));
+      await kill(running.child);
+    }
+    const { directory } = await start();
+    const { users } = await directory.resolveUsers({ userIds: created });
+    expect(users.map(({ userId }) => userId).sort()).toEqual(created.sort());
+  });
+
+  test('a creation that was interrupted is begun anew', async () => {
+    mkdirSync(join(dataDir, 'user', 'database.partial'), { recursive: true });
+    writeFileSync(join(dataDir, 'user', 'database.partial', 'PG_VERSION'), '18\n');
+    const running = await start();
+    expect(await create(running)).toHaveLength(1);
+    expect(existsSync(join(dataDir, 'user', 'database.partial'))).toBe(false);
+  });
+
+  test('a second process on the same data is refused, and told which lock file is held', async () => {
+    await start();
+    const [lock] = readdirSync(join(dataDir, 'user')).filter((name) => name.startsWith('lock-'));
+    const { told } = await spawn();
+    expect(told).toEqual({ error: expect.stringContaining(join(dataDir, 'user', lock as string)) });
+  });
+
+  test('a disk that is full is unavailable, and served again when there is room', async () => {
+    const running = await start();
+    const limit = (bytes: string) =>
+      execFileSync('prlimit', [`--pid=${running.child.pid}`, `--fsize=${bytes}:unlimited`]);
+    const before = await create(running);
+    limit('4096');
+    const refusal = await create(running).catch((error: MeshError) => error.kind);
+    expect(refusal).toBe('unavailable');
+    limit('unlimited');
+    let after: string[] = [];
+    await until(async () => {
+      after = await create(running).catch(() => []);
+      return after.length > 0;
+    });
+    const { users } = await running.directory.resolveUsers({ userIds: [...before, ...after] });
+    expect(users).toHaveLength(2);
+  });
+});
+
+describe('a damaged database', () => {
+  const open = () => PgliteEngine.open(join(dataDir, 'database'), logger);
+  const refused = { kind: 'failed_precondition', message: expect.stringContaining(`${join('database')}`) };
+
+  beforeEach(async () => {
+    const store = await SqlUserStore.open(await open());
+    await store[Symbol.asyncDispose]();
+  });
+
+  test('without PG_VERSION is refused by its name, and left as it is', async () => {
+    rmSync(join(dataDir, 'database', 'PG_VERSION'));
+    const before = readdirSync(join(dataDir, 'database'));
+    await expect(open()).rejects.toMatchObject(refused);
+    await expect(open()).rejects.toThrow(join(dataDir, 'database'));
+    expect(readdirSync(join(dataDir, 'database'))).toEqual(before);
+  });
+
+  test('that is an empty directory is refused', async () => {
+    rmSync(join(dataDir, 'database'), { recursive: true });
+    mkdirSync(join(dataDir, 'database'));
+    await expect(open()).rejects.toThrow(join(dataDir, 'database'));
+    expect(readdirSync(join(dataDir, 'database'))).toEqual([]);
+  });
+
+  test('whose control file was cut short is refused', async () => {
+    truncateSync(join(dataDir, 'database', 'global', 'pg_control'), 100);
+    await expect(open()).rejects.toMatchObject(refused);
+  });
+
+  test('whose write-ahead log is missing is refused', async () => {
+    const wal = join(dataDir, 'database', 'pg_wal');
+    for (const name of readdirSync(wal)) rmSync(join(wal, name), { recursive: true });
+    await expect(open()).rejects.toMatchObject(refused);
+  });
+});
