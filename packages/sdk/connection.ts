@@ -67,7 +67,7 @@ export class Connection {
 
   /** Hands a frame to the socket; false when there is none open. */
   send(frame: ClientFrame): boolean {
-    if (!this.#online || this.#socket === undefined) return false;
+    if (!this.#online || !this.#socket?.open) return false;
     // Traced first, so that a confirmation is known before anything that it causes.
     this.events.trace?.({ kind: 'out', connection: this.#number, frame });
     this.#socket.send(JSON.stringify(frame));
@@ -80,7 +80,10 @@ export class Connection {
     this.send({ auth: { token } });
   }
 
-  /** Closes with a handshake, so that everything sent before it is read. Resolves when that is done. */
+  /**
+   * Closes with a handshake, so that everything sent before it is read. Resolves when that is done; nothing is handed
+   * over after the call.
+   */
   async close(): Promise<void> {
     this.#closing.abort();
     this.#socket?.close();
@@ -178,6 +181,8 @@ export class Connection {
   }
 
   #received(text: string): void {
+    // What arrives while this side closes cannot be confirmed any more: it must not be shown, since it comes again.
+    if (this.#closing.signal.aborted) return;
     let frame: ServerFrame;
     try {
       frame = JSON.parse(text) as ServerFrame;

@@ -7,6 +7,9 @@ export const openSocket: OpenSocket = (url, protocols, events) => {
   socket.onmessage = ({ data }) => events.received(data);
   socket.onclose = ({ code, reason }) => events.closed({ code, reason });
   return {
+    get open() {
+      return socket.readyState === WebSocket.OPEN;
+    },
     send: (text) => socket.send(text),
     close: () => socket.close(1000),
   };

@@ -63,6 +63,9 @@ export const openSocket: OpenSocket = (url, protocols, events) => {
   });
 
   return {
+    get open() {
+      return socket.readyState === WebSocket.OPEN;
+    },
     send: (text) => socket.send(text),
     close: () => socket.close(1000),
   };

@@ -18,6 +18,8 @@ export interface SocketEnd {
 
 /** One WebSocket. */
 export interface Socket {
+  /** False as soon as either side has begun to close: what is sent then is silently dropped. */
+  readonly open: boolean;
   send(text: string): void;
   /** Starts the closing handshake; a peer that does not answer within a few seconds is cut off. */
   close(): void;

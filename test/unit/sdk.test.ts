@@ -314,6 +314,23 @@ describe('receiving', () => {
     expect(server.heard[0]?.connection).toBe(2);
   });
 
+  test('what arrives after close is neither shown nor said to be confirmed', async () => {
+    const traced: string[] = [];
+    const chat = await open({ onTrace: (entry) => traced.push(entry.kind) });
+    const shown: string[] = [];
+    const closing = new Promise<void>((resolve) =>
+      chat.on('message', ({ serverMessageId }) => {
+        shown.push(serverMessageId);
+        if (shown.length === 1) resolve(Promise.resolve().then(() => chat.close()));
+      }),
+    );
+    server.push(...Array.from({ length: 50 }, (_, i) => message(`m${i}`)));
+    await closing;
+    await until(() => confirmed('delivered').length > 0);
+    expect(confirmed('delivered')).toEqual(shown);
+    expect(traced.filter((kind) => kind === 'in')).toHaveLength(shown.length);
+  });
+
   test('close sends the confirmations that are due', async () => {
     const chat = await open();
     chat.on('message', () => undefined);
