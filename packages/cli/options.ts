@@ -62,24 +62,24 @@ type Env = Readonly<Record<string, string | undefined>>;
 export function urlOption(env: Env): Option {
   return new Option('--url <url>', 'the edge')
     .argParser(parseUrl)
-    .default(env['CHATMESH_URL'] ?? `ws://localhost:${env['EDGE_PORT'] ?? 8080}`);
+    .default(env.CHATMESH_URL ?? `ws://localhost:${env.EDGE_PORT ?? 8080}`);
 }
 
 /** A token on the command line can be seen by everybody on the machine, so there is a variable, too. */
 export function tokenOption(env: Env): Option {
   const option = new Option('--token <jwt>', 'who you are; or the variable CHATMESH_TOKEN');
-  const token = env['CHATMESH_TOKEN'];
+  const token = env.CHATMESH_TOKEN;
   return token === undefined ? option : option.default(token, 'CHATMESH_TOKEN');
 }
 
 export function userAddressOption(env: Env): Option {
   return new Option('--user-address <host:port>', 'the user service').default(
-    env['USER_ADDRESS'] ?? `127.0.0.1:${env['USER_PORT'] ?? 7002}`,
+    env.USER_ADDRESS ?? `127.0.0.1:${env.USER_PORT ?? 7002}`,
   );
 }
 
 export function chatAddressOption(env: Env): Option {
-  return new Option('--chat-address <host:port>', 'the chat service').default(`127.0.0.1:${env['CHAT_PORT'] ?? 7001}`);
+  return new Option('--chat-address <host:port>', 'the chat service').default(`127.0.0.1:${env.CHAT_PORT ?? 7001}`);
 }
 
 export function jsonOption(): Option {

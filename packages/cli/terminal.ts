@@ -23,7 +23,7 @@ type Style = 'bold' | 'dim' | 'red' | 'green' | 'blue' | 'cyan';
 
 /** Colours, where somebody sees them and has not declined (https://no-color.org). */
 export function painter({ interactive, env }: Terminal): (style: Style, text: string) => string {
-  const plain = !interactive || (env['NO_COLOR'] ?? '') !== '' || env['TERM'] === 'dumb';
+  const plain = !interactive || (env.NO_COLOR ?? '') !== '' || env.TERM === 'dumb';
   return (style, text) => (plain ? text : styleText(style, text));
 }
 

@@ -126,7 +126,7 @@ export class Chat {
         if (status.state === 'closed') {
           this.#outbox.close(status.error ?? new ChatError('closed', 'the client was closed before the answer'));
         }
-        this.#emitter.emit('status', status);
+        this.#tell('status', status);
       },
       trace: options.onTrace,
     });
@@ -201,13 +201,30 @@ export class Chat {
     } else if ('sender_id' in frame) this.#take('message', frame.server_message_id, () => toMessage(frame));
     else if ('event' in frame) this.#take('event', frame.event.event_id, () => rename(frame.event) as ChatEvent);
     else if ('error' in frame) this.#refused(frame);
-    else if ('caught_up' in frame) this.#emitter.emit('caught_up', { connection: this.#connections });
+    else if ('caught_up' in frame) this.#tell('caught_up', { connection: this.#connections });
+  }
+
+  /** Runs handlers of what needs no confirmation; their errors are told, and never disturb the connection. */
+  #tell<K extends keyof ChatEvents>(name: K, value: ChatEvents[K]): void {
+    const failed = (cause: unknown): void => {
+      const error = new ChatError('handler_failed', `a ${name} handler failed`, undefined, { cause });
+      if (name !== 'error') this.#tell('error', error);
+      else
+        nextTurn(() => {
+          throw error;
+        });
+    };
+    try {
+      this.#emitter.emit(name, value)?.catch(failed);
+    } catch (cause) {
+      failed(cause);
+    }
   }
 
   #refused(frame: ErrorFrame): void {
     if (this.#outbox.refused(frame)) return;
     const { code, message, retry_after_ms } = frame.error;
-    this.#emitter.emit('error', new ChatError(code, message, retry_after_ms));
+    this.#tell('error', new ChatError(code, message, retry_after_ms));
   }
 
   /** Shows once, then confirms; a repeat of what was confirmed is confirmed again, since that got lost. */
@@ -244,7 +261,7 @@ export class Chat {
 
   #notHandled(kind: Confirmable, id: string, cause: unknown): void {
     this.#seen.forget(id);
-    this.#emitter.emit('error', new ChatError('handler_failed', `a ${kind} handler failed`, undefined, { cause }));
+    this.#tell('error', new ChatError('handler_failed', `a ${kind} handler failed`, undefined, { cause }));
   }
 
   #confirm(kind: Confirmable, id: string, status: 'delivered' | 'read'): void {

@@ -437,6 +437,21 @@ describe('the connection', () => {
     expect(server.connections).toBe(1);
   });
 
+  test('a handler that throws is told as an error and does not stop the reconnect', async () => {
+    const chat = await open();
+    const errors: string[] = [];
+    chat.on('error', ({ code }) => errors.push(code));
+    chat.on('status', () => {
+      throw new Error('bug in the app');
+    });
+    chat.on('caught_up', () => Promise.reject(new Error('another')));
+    server.push({ caught_up: true });
+    await until(() => errors.length === 1);
+    server.cut();
+    await until(() => server.connections === 2);
+    expect(new Set(errors)).toEqual(new Set(['handler_failed']));
+  });
+
   test('unknown frames and fields are ignored', async () => {
     const chat = await open();
     const shown: Message[] = [];
