@@ -18,7 +18,7 @@ export interface AgedInbox {
 /** What a device has not confirmed, in the order of the log. */
 export interface InboxStore extends AsyncDisposable {
   /**
-   * Adds rows; a row that is there already is left as it is. `nowMs` decides the week under which they are listed.
+   * Adds rows; a replay overwrites its own row. `nowMs` decides the week under which they are listed.
    *
    * @throws MeshError `unavailable` when they could not be made durable.
    */

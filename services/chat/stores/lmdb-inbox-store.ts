@@ -20,17 +20,24 @@ export class LmdbInboxStore implements InboxStore {
   }
 
   append(rows: readonly InboxRow[], nowMs: number): Promise<void> {
-    return this.#environment.write(() => {
-      const week = weekOf(nowMs);
+    const week = weekOf(nowMs);
+    const listed: string[] = [];
+    const written = this.#environment.write(() => {
       for (const row of rows) {
         void this.#rows.put(key(row.userId, row.deviceId, row.position), Buffer.from(row.payload));
         const listing = `${week}/${row.userId}/${row.deviceId}`;
         if (this.#listed.has(listing)) continue;
         if (this.#listed.size >= REMEMBERED_LISTINGS) this.#listed.clear();
         this.#listed.add(listing);
+        listed.push(listing);
         void this.#weeks.put(Buffer.from(listing, 'latin1'), Buffer.alloc(0));
       }
     });
+    // A listing that did not reach the disk is made again with the next row.
+    written.catch(() => {
+      for (const listing of listed) this.#listed.delete(listing);
+    });
+    return written;
   }
 
   async page(userId: string, deviceId: string, after: Position | undefined, limit: number): Promise<InboxRow[]> {
@@ -75,6 +82,7 @@ export class LmdbInboxStore implements InboxStore {
   async forgetWeeks(beforeMs: number): Promise<void> {
     const listings = [...this.#weeks.getKeys({ end: Buffer.from(weekOf(beforeMs), 'latin1') })];
     if (listings.length === 0) return;
+    this.#listed.clear();
     await this.#environment.write(() => {
       for (const listing of listings) void this.#weeks.remove(listing);
     });
