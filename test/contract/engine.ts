@@ -60,8 +60,12 @@ export async function runUntilKilled<T>(
   });
   let said = '';
   let complained = '';
-  child.stdout?.on('data', (chunk: Buffer) => void (said += chunk));
-  child.stderr?.on('data', (chunk: Buffer) => void (complained += chunk));
+  child.stdout?.on('data', (chunk: Buffer) => {
+    said += chunk;
+  });
+  child.stderr?.on('data', (chunk: Buffer) => {
+    complained += chunk;
+  });
   await once(child, 'close');
   if (child.signalCode !== 'SIGKILL') throw new Error(`${program} ended by itself (${child.exitCode}): ${complained}`);
   return said.split('\n').filter((line) => line !== '');
