@@ -9,6 +9,8 @@ const META_INDEXED = 0;
 /** Batches kept decoded: a backlog that is drained asks for the records of one batch one after another. */
 const DECODED_BATCHES = 64;
 
+const DONE = Promise.resolve();
+
 /** A record as it is stored: the fields of StatusRecord in order. */
 type Row = [string, string, string, string, number, string, string, number, number, number, string, string[]];
 
@@ -48,6 +50,8 @@ export class LmdbStatusStore implements StatusStore {
   readonly #liveIn = new Map<number, number>();
   #nextBatch: number;
   #open: Batch | undefined;
+  /** Batches on their way to the disk, by number. */
+  readonly #unwritten = new Map<number, Batch>();
   readonly #decoded = new Map<number, Row[]>();
 
   constructor(environment: LmdbEnvironment) {
@@ -65,9 +69,11 @@ export class LmdbStatusStore implements StatusStore {
   }
 
   accept(records: readonly StatusRecord[]): Promise<void> {
-    let done = Promise.resolve();
-    for (const record of records) if (!this.#find(record.serverMessageId)) done = this.#put(record);
-    return done;
+    const written = new Set<Promise<void>>();
+    for (const record of records) {
+      written.add(this.#find(record.serverMessageId) ? this.#written(record.serverMessageId) : this.#put(record));
+    }
+    return all(written);
   }
 
   async get(serverMessageIds: readonly string[]): Promise<(StatusRecord | undefined)[]> {
@@ -75,21 +81,23 @@ export class LmdbStatusStore implements StatusStore {
   }
 
   update(updates: readonly StatusUpdate[]): Promise<void> {
-    let done = Promise.resolve();
+    const written = new Set<Promise<void>>();
     for (const update of updates) {
       const found = this.#find(update.serverMessageId);
       const record = found ?? update.base;
       if (!record) continue;
       const merged = merge(record, update);
-      if (merged !== found) done = this.#put(merged);
+      written.add(merged === found ? this.#written(update.serverMessageId) : this.#put(merged));
     }
-    return done;
+    return all(written);
   }
 
   async expire(beforeMs: number): Promise<boolean> {
     const [oldest] = [...this.#batches.getRange({ limit: 1 })];
-    const indexed = this.#meta.get(META_INDEXED) ?? 0;
-    if (!oldest || oldest.key > indexed || oldest.value.some((row) => row[4] >= beforeMs)) return false;
+    if (!oldest || oldest.value.some((row) => row[4] >= beforeMs)) return false;
+    const indexed = () => this.#meta.get(META_INDEXED) ?? 0;
+    if (oldest.key > indexed()) await this.#merge();
+    if (oldest.key > indexed()) return false;
     await this.#environment.write(() => {
       void this.#batches.remove(oldest.key);
       for (const row of oldest.value) {
@@ -104,8 +112,18 @@ export class LmdbStatusStore implements StatusStore {
     await this.#environment.settled();
   }
 
+  #latest(id: string): Placed | undefined {
+    return this.#recent.get(id) ?? this.#merging.get(id);
+  }
+
+  /** Resolves when the newest version of a record is durable: it may be on its way on behalf of somebody else. */
+  #written(id: string): Promise<void> {
+    const placed = this.#latest(id);
+    return (placed && this.#unwritten.get(placed.batch)?.done) ?? DONE;
+  }
+
   #find(id: string): StatusRecord | undefined {
-    const placed = this.#recent.get(id) ?? this.#merging.get(id);
+    const placed = this.#latest(id);
     if (placed) return placed.record;
     const place = this.#index.get(keyOf(id));
     if (!place) return undefined;
@@ -135,13 +153,14 @@ export class LmdbStatusStore implements StatusStore {
           (error) => this.#refused(opened, error),
         );
       opened.done.catch(() => {});
+      this.#unwritten.set(opened.number, opened);
       this.#open = batch = opened;
     }
     const id = record.serverMessageId;
-    batch.replaced.push(this.#recent.get(id) ?? this.#merging.get(id));
+    batch.replaced.push(this.#latest(id));
     this.#recent.set(id, { record, batch: batch.number, index: batch.rows.length });
     batch.rows.push(rowOf(record));
-    if (this.#recent.size >= MERGE_AT && this.#merging.size === 0) void this.#merge();
+    if (this.#recent.size >= MERGE_AT) void this.#merge();
     return batch.done;
   }
 
@@ -152,6 +171,7 @@ export class LmdbStatusStore implements StatusStore {
 
   /** The versions are durable: batches that hold only older ones can go. */
   #stored(batch: Batch): void {
+    this.#unwritten.delete(batch.number);
     this.#liveIn.set(batch.number, (this.#liveIn.get(batch.number) ?? 0) + batch.rows.length);
     const dead: number[] = [];
     for (const replaced of batch.replaced) {
@@ -172,19 +192,28 @@ export class LmdbStatusStore implements StatusStore {
 
   /** The versions did not reach the disk: memory must not claim them. */
   #refused(batch: Batch, error: unknown): never {
-    for (let i = batch.rows.length - 1; i >= 0; i--) {
-      const id = (batch.rows[i] as Row)[0];
-      const current = this.#recent.get(id);
-      if (!current || current.batch !== batch.number || current.index !== i) continue;
-      const replaced = batch.replaced[i];
-      if (replaced) this.#recent.set(id, replaced);
-      else this.#recent.delete(id);
+    this.#unwritten.delete(batch.number);
+    const before = (placed: Placed | undefined) => {
+      let earlier = placed;
+      while (earlier?.batch === batch.number) earlier = batch.replaced[earlier.index];
+      return earlier;
+    };
+    for (const versions of [this.#recent, this.#merging]) {
+      for (const [id] of batch.rows) {
+        const earlier = before(versions.get(id));
+        if (earlier) versions.set(id, earlier);
+        else versions.delete(id);
+      }
+    }
+    for (const { replaced } of this.#unwritten.values()) {
+      for (const [i, placed] of replaced.entries()) replaced[i] = before(placed);
     }
     throw error;
   }
 
   /** Moves the places of the recent records into the index, in order of id, a step per group commit. */
   async #merge(): Promise<void> {
+    if (this.#merging.size > 0) return;
     this.#merging = this.#recent;
     this.#recent = new Map();
     // What comes now goes into a batch that the index will not claim to cover.
@@ -195,7 +224,10 @@ export class LmdbStatusStore implements StatusStore {
       for (let at = 0; at < sorted.length; at += MERGE_STEP) {
         await this.#environment.write(() => {
           for (const id of sorted.slice(at, at + MERGE_STEP)) {
-            const { batch, index } = this.#merging.get(id) as Placed;
+            const placed = this.#merging.get(id);
+            // Its first version was refused meanwhile.
+            if (!placed) continue;
+            const { batch, index } = placed;
             const place = Buffer.allocUnsafe(8);
             place.writeUIntBE(batch, 0, 6);
             place.writeUInt16BE(index, 6);
@@ -215,9 +247,9 @@ export class LmdbStatusStore implements StatusStore {
 }
 
 function merge(record: StatusRecord, update: StatusUpdate): StatusRecord {
-  const deliveredAtMs = record.deliveredAtMs || update.deliveredAtMs;
-  const readAtMs = record.readAtMs || update.readAtMs;
-  const failedAtMs = record.failedAtMs || update.failedAtMs;
+  const deliveredAtMs = earliest(record.deliveredAtMs, update.deliveredAtMs);
+  const readAtMs = earliest(record.readAtMs, update.readAtMs);
+  const failedAtMs = earliest(record.failedAtMs, update.failedAtMs);
   const { deviceId } = update;
   const devices =
     deviceId === undefined || record.devices.includes(deviceId) ? record.devices : [...record.devices, deviceId];
@@ -226,9 +258,20 @@ function merge(record: StatusRecord, update: StatusUpdate): StatusRecord {
     readAtMs === record.readAtMs &&
     failedAtMs === record.failedAtMs &&
     devices === record.devices;
-  return unchanged
-    ? record
-    : { ...record, deliveredAtMs, readAtMs, failedAtMs, code: record.code || update.code, devices };
+  if (unchanged) return record;
+  const code = failedAtMs === record.failedAtMs ? record.code : update.code;
+  return { ...record, deliveredAtMs, readAtMs, failedAtMs, code, devices };
+}
+
+/** Of two times of which 0 says nothing. */
+function earliest(a: number, b: number): number {
+  return a === 0 || (b !== 0 && b < a) ? b : a;
+}
+
+/** When all have resolved; a failure of any is the failure of the whole. */
+function all(promises: ReadonlySet<Promise<void>>): Promise<void> {
+  const [only = DONE] = promises;
+  return promises.size > 1 ? Promise.all(promises).then(() => {}) : only;
 }
 
 function rowOf(r: StatusRecord): Row {

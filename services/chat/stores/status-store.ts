@@ -42,7 +42,7 @@ export interface StatusStore extends AsyncDisposable {
   accept(records: readonly StatusRecord[]): Promise<void>;
   /** The records of messages, in the order asked; undefined for unknown ones. Sees every write whose promise resolved. */
   get(serverMessageIds: readonly string[]): Promise<(StatusRecord | undefined)[]>;
-  /** Merges updates: the earliest time of each kind stays. Updates of unknown messages without a `base` are ignored. @throws MeshError `unavailable` */
+  /** Merges updates: the earliest time of each kind stays, with its code. Updates of unknown messages without a `base` are ignored. @throws MeshError `unavailable` */
   update(updates: readonly StatusUpdate[]): Promise<void>;
   /** Drops records accepted before `beforeMs`, some at a time; true when there may be more. */
   expire(beforeMs: number): Promise<boolean>;
