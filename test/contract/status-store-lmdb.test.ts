@@ -1,0 +1,4 @@
+import { lmdbStatusStore } from './lmdb-engines.js';
+import { statusStoreContract } from './status-store.js';
+
+statusStoreContract('LMDB', lmdbStatusStore);

@@ -1,0 +1,84 @@
+import { randomUUID } from 'node:crypto';
+import type { StatusRecord, StatusUpdate } from '@chatmesh/chat';
+
+/** A record as acceptance writes it. */
+export function newRecord(acceptedAtMs: number, fields: Partial<StatusRecord> = {}): StatusRecord {
+  return {
+    serverMessageId: randomUUID(),
+    clientMessageId: randomUUID(),
+    senderId: randomUUID(),
+    recipientId: randomUUID(),
+    acceptedAtMs,
+    position: '0000000000001',
+    fingerprint: '0123456789abcdef0123456789abcdef',
+    deliveredAtMs: 0,
+    readAtMs: 0,
+    failedAtMs: 0,
+    code: '',
+    devices: [],
+    ...fields,
+  };
+}
+
+/** An update of a record that says nothing but `fields`. */
+export function updateOf(record: StatusRecord, fields: Partial<StatusUpdate>): StatusUpdate {
+  return {
+    serverMessageId: record.serverMessageId,
+    base: undefined,
+    deviceId: undefined,
+    deliveredAtMs: 0,
+    readAtMs: 0,
+    failedAtMs: 0,
+    code: '',
+    ...fields,
+  };
+}
+
+/** What a status store has to answer, kept in the simplest way. */
+export class StatusModel {
+  readonly #records = new Map<string, StatusRecord>();
+  readonly #ids: string[] = [];
+
+  get size(): number {
+    return this.#ids.length;
+  }
+
+  /** The n-th record in the order in which they were first written. */
+  nth(n: number): StatusRecord {
+    return this.#records.get(this.#ids[n] as string) as StatusRecord;
+  }
+
+  get(id: string): StatusRecord | undefined {
+    return this.#records.get(id);
+  }
+
+  accept(records: readonly StatusRecord[]): void {
+    for (const record of records) if (!this.#records.has(record.serverMessageId)) this.#set(record);
+  }
+
+  update(updates: readonly StatusUpdate[]): void {
+    for (const update of updates) {
+      const record = this.#records.get(update.serverMessageId) ?? update.base;
+      if (!record) continue;
+      const fails = update.failedAtMs > 0 && (record.failedAtMs === 0 || update.failedAtMs < record.failedAtMs);
+      this.#set({
+        ...record,
+        deliveredAtMs: least(record.deliveredAtMs, update.deliveredAtMs),
+        readAtMs: least(record.readAtMs, update.readAtMs),
+        failedAtMs: least(record.failedAtMs, update.failedAtMs),
+        code: fails ? update.code : record.code,
+        devices: update.deviceId === undefined ? record.devices : [...new Set([...record.devices, update.deviceId])],
+      });
+    }
+  }
+
+  #set(record: StatusRecord): void {
+    if (!this.#records.has(record.serverMessageId)) this.#ids.push(record.serverMessageId);
+    this.#records.set(record.serverMessageId, record);
+  }
+}
+
+function least(...timesMs: number[]): number {
+  const known = timesMs.filter((ms) => ms > 0);
+  return known.length > 0 ? Math.min(...known) : 0;
+}
