@@ -7,7 +7,18 @@ export interface PageFile {
 }
 
 const HEADERS = {
-  'content-security-policy': "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+  'content-security-policy': [
+    "default-src 'none'",
+    "script-src 'self'",
+    "style-src 'self'",
+    "img-src 'self'",
+    "connect-src 'self'",
+    "base-uri 'none'",
+    "form-action 'none'",
+    "frame-ancestors 'none'",
+    "require-trusted-types-for 'script'",
+    "trusted-types 'none'",
+  ].join('; '),
   'x-content-type-options': 'nosniff',
   'referrer-policy': 'no-referrer',
   'cache-control': 'no-cache',
@@ -16,6 +27,7 @@ const HEADERS = {
 const FILES: Record<string, { file: string; type: string }> = {
   '/': { file: 'index.html', type: 'text/html; charset=utf-8' },
   '/page.js': { file: 'page.js', type: 'text/javascript; charset=utf-8' },
+  '/icon.svg': { file: 'icon.svg', type: 'image/svg+xml' },
   '/page.css': { file: 'page.css', type: 'text/css; charset=utf-8' },
 };
 
@@ -28,7 +40,10 @@ export function page(path: string): PageFile | undefined {
   if (!loaded.has(path)) {
     // Compiled code is in dist/http, the built page in dist/page.
     const url = new URL(`../page/${entry.file}`, import.meta.url);
-    loaded.set(path, existsSync(url) ? { body: readFileSync(url), headers: { ...HEADERS, 'content-type': entry.type } } : undefined);
+    loaded.set(
+      path,
+      existsSync(url) ? { body: readFileSync(url), headers: { ...HEADERS, 'content-type': entry.type } } : undefined,
+    );
   }
   return loaded.get(path);
 }
