@@ -32,10 +32,26 @@ export class Log {
   readonly #container: HTMLElement;
   readonly #onRetry: (entry: Entry) => void;
   readonly #rows: Row[] = [];
+  #atEnd = true;
+  #lastTopPx = 0;
 
+  /** `container`'s parent scrolls. */
   constructor(container: HTMLElement, onRetry: (entry: Entry) => void) {
     this.#container = container;
     this.#onRetry = onRetry;
+    this.#scroller.addEventListener('scroll', () => {
+      const { scrollHeight, scrollTop, clientHeight } = this.#scroller;
+      const near = scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
+      // Only scrolling up leaves the end; new messages below it do not.
+      this.#atEnd = near || (this.#atEnd && scrollTop >= this.#lastTopPx);
+      this.#lastTopPx = scrollTop;
+    });
+    // A growing message, a banner or a phone's keyboard leave less room: the end stays in view.
+    const sizes = new ResizeObserver(() => {
+      if (this.#atEnd) this.scrollToEnd();
+    });
+    sizes.observe(this.#scroller);
+    sizes.observe(container);
   }
 
   /** How many messages are shown. */
@@ -45,11 +61,11 @@ export class Log {
 
   /** True when the reader is at the end, and so wants to stay there. */
   get atEnd(): boolean {
-    const { scrollHeight, scrollTop, clientHeight } = this.#scroller;
-    return scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
+    return this.#atEnd;
   }
 
   scrollToEnd(): void {
+    this.#atEnd = true;
     this.#scroller.scrollTop = this.#scroller.scrollHeight;
   }
 

@@ -119,13 +119,11 @@ async function showEarlier(beforeSeq: number): Promise<void> {
 function show({ changed, removed }: Change): void {
   if (!credentials) return;
   const { me, peer } = credentials;
-  const wasAtEnd = log.atEnd;
   const sizeBefore = log.size;
   const shown = changed.filter((entry) => entry.me === me && entry.peer === peer && entry.seq >= oldestSeq);
   log.apply({ changed: shown, removed });
   element('empty').hidden = log.size > 0;
-  if (wasAtEnd) log.scrollToEnd();
-  else if (log.size > sizeBefore) down.hidden = false;
+  if (!log.atEnd && log.size > sizeBefore) down.hidden = false;
   void checkUnread();
 }
 
