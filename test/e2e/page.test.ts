@@ -135,6 +135,41 @@ describe('the page at /', () => {
     await bobs.shows([...texts, 'after']);
   });
 
+  test('a message whose acceptance got lost on the way back, even over a reload, arrives once', async () => {
+    const [adas, bobs] = [await open(ada, bob), await open(bob, ada)];
+    await adas.page.route('**/chat.v1.ChatService/Send', async (route) => {
+      await route.fetch();
+      await route.abort();
+    });
+    await adas.write('one');
+    await bobs.shows(['one']);
+    await adas.page.reload();
+    await adas.page.unroute('**/chat.v1.ChatService/Send');
+    await adas.link('online');
+    await adas.write('two');
+    await adas.ticks('read', 'read');
+    await bobs.shows(['one', 'two']);
+  });
+
+  test('a message that could not be confirmed before a reload comes again and is shown once', async () => {
+    const [adas, bobs] = [await open(ada, bob), await open(bob, ada)];
+    let attempts = 0;
+    await bobs.page.route('**/chat.v1.ChatService/Acknowledge', (route) => {
+      attempts++;
+      return route.abort();
+    });
+    await adas.write('one');
+    await bobs.shows(['one']);
+    await until(() => attempts > 0);
+    await adas.ticks('sent');
+    await bobs.page.reload();
+    await bobs.link('online');
+    await bobs.page.unroute('**/chat.v1.ChatService/Acknowledge');
+    await adas.ticks('read');
+    await adas.write('two');
+    await bobs.shows(['one', 'two']);
+  });
+
   test('a second tab of the same device takes over; the first says so and can take it back', async () => {
     const context = await browser.newContext();
     const first = await openIn(context, linkOf(ada, bob));
