@@ -1,4 +1,14 @@
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  statfsSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { type Database, open, type RootDatabase } from 'lmdb';
 import { MeshError } from './errors.js';
@@ -10,6 +20,12 @@ const DATA_FILE = 'data.mdb';
 /** Written beside the data file when a store is created: its presence means that the data file must be there too. */
 const MARKER_FILE = 'FORMAT';
 const FORMAT = 'chatmesh lmdb 1\n';
+/**
+ * With less free space nothing is written. LMDB 0.9.90 must not meet the end of the disk: when a page cannot be written at
+ * all, its error message (mdb_page_flush) may overrun the 100 bytes made for it and damage the process's memory. It is
+ * also what an operator needs to start the process again.
+ */
+const RESERVE_BYTES = 16 * 1024 * 1024;
 
 /**
  * One LMDB environment with group commit: everything handed to {@link write} while a flush is on its way to the disk
@@ -35,7 +51,7 @@ export class LmdbEnvironment implements AsyncDisposable {
    * Opens or creates the environment in `directory`.
    *
    * @throws MeshError `failed_precondition` naming the file when it is damaged, cut short, or gone although the
-   * store existed; nothing is ever reset. What is told from a sound file: see {@link findDamage}.
+   * store existed; nothing is ever reset. `unavailable` when there is no room to create it. What is told from a sound file: see {@link findDamage}.
    */
   static open(directory: string): LmdbEnvironment {
     const file = join(directory, DATA_FILE);
@@ -60,6 +76,8 @@ export class LmdbEnvironment implements AsyncDisposable {
       throw damaged(`has another format than this version reads (see ${marker})`);
     const empty = !existsSync(file) || statSync(file).size === 0;
     if (marked && empty) throw damaged('is missing or empty although the store existed');
+    const full = empty && fullDisk(directory);
+    if (full) throw new MeshError('unavailable', `cannot create ${file}: ${full}`);
     let root: RootDatabase<Buffer, Buffer>;
     try {
       const damage = empty ? undefined : findDamage(file);
@@ -112,7 +130,8 @@ export class LmdbEnvironment implements AsyncDisposable {
    * run in the order of the calls, on the caller's thread.
    *
    * @returns one promise per group: resolves when the group is on the disk.
-   * @throws MeshError `unavailable` when the group could not be written, for example on a full disk.
+   * @throws MeshError `unavailable` when the group could not be written. On a disk with less than 16 MiB left it is refused
+   * before `mutate` is called.
    */
   write(mutate: () => void): Promise<void> {
     if (!this.#queued) {
@@ -142,7 +161,8 @@ export class LmdbEnvironment implements AsyncDisposable {
     this.#queued = undefined;
     if (group) {
       try {
-        // One turn of the event loop is one LMDB transaction (lmdb's eventTurnBatching).
+        const full = fullDisk(this.#directory);
+        if (full) throw new Error(full);
         await this.#root.batch(() => {
           for (const mutate of group.mutations) mutate();
         });
@@ -153,7 +173,7 @@ export class LmdbEnvironment implements AsyncDisposable {
         const cause = await reasonOf(error);
         this.#failure = new MeshError(
           'unavailable',
-          `cannot write to ${join(this.#directory, DATA_FILE)} (is the disk full?): ${cause.message}`,
+          `cannot write to ${join(this.#directory, DATA_FILE)}: ${cause.message}`,
           { cause },
         );
         group.reject(this.#failure);
@@ -184,6 +204,13 @@ class Group {
 async function reasonOf(error: unknown): Promise<Error> {
   const reason = (error as { commitError?: Promise<never> }).commitError;
   return reason ? reason.catch((cause: Error) => cause) : (error as Error);
+}
+
+/** Says so when the disk of a directory has no room but the reserve. File systems that do not count are not asked. */
+function fullDisk(directory: string): string | undefined {
+  const { blocks, bavail, bsize } = statfsSync(directory);
+  if (blocks === 0 || bavail * bsize >= RESERVE_BYTES) return undefined;
+  return `the disk is full (${Math.floor((bavail * bsize) / 1024)} KiB free, ${RESERVE_BYTES / 1024} KiB are kept in reserve)`;
 }
 
 /** Makes the names of new files in a directory durable. */
