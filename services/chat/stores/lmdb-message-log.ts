@@ -191,6 +191,7 @@ export class LmdbMessageLog implements MessageLog {
       .then(
         () => this.#stored(group),
         (error) => {
+          if (this.#group === group) this.#group = undefined;
           this.#writable = false;
           throw error;
         },
@@ -340,9 +341,9 @@ export class LmdbMessageLog implements MessageLog {
     const dirty = this.#dirty;
     this.#dirty = [];
     if (dirty.length === 0) return;
+    for (const entry of dirty) entry.dirty = false;
     const write = this.#environment.write(() => {
       for (const entry of dirty) {
-        entry.dirty = false;
         if (this.#live.has(entry.first)) void this.#acks.put(entry.first, [...entry.acknowledged]);
       }
     });

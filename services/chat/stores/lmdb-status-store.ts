@@ -192,6 +192,7 @@ export class LmdbStatusStore implements StatusStore {
 
   /** The versions did not reach the disk: memory must not claim them. */
   #refused(batch: Batch, error: unknown): never {
+    if (this.#open === batch) this.#open = undefined;
     this.#unwritten.delete(batch.number);
     const before = (placed: Placed | undefined) => {
       let earlier = placed;
