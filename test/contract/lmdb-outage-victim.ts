@@ -1,0 +1,138 @@
+// A program that puts one LMDB store through an outage of its disk, which is full for a time, and says on stdout, as JSON,
+// what the store answered.
+import { setTimeout as sleep } from 'node:timers/promises';
+import { LmdbInboxStore, LmdbMessageLog, LmdbStatusStore, type LogRecord } from '@chatmesh/chat';
+import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
+import { SmallDisk } from '../unit/lmdb-small-disk.js';
+import { eventFor, idOf } from './message-log-witness.js';
+import { newRecord, updateOf } from './status-store-model.js';
+
+const [mount = '', scenario = ''] = process.argv.slice(2);
+const small = new SmallDisk(mount);
+const location = small.directory;
+const disk = { fails: () => small.fill(4), works: () => small.makeRoom() };
+
+const outcome = (promise: Promise<unknown>) =>
+  promise.then(
+    () => 'done',
+    ({ kind }) => kind as string,
+  );
+
+/** What a log hands out until nothing has come for a while. */
+async function handedOut(log: LmdbMessageLog): Promise<LogRecord[]> {
+  const records: LogRecord[] = [];
+  await log.consume((batch) => void records.push(...batch), { maxUnacknowledged: 1000 });
+  for (let before = -1; before < records.length; await sleep(50)) before = records.length;
+  return records;
+}
+
+const scenarios: Record<string, () => Promise<unknown>> = {
+  async log() {
+    let environment = LmdbEnvironment.open(location);
+    let log = LmdbMessageLog.open(environment, 'log');
+    const key = 'a';
+    const records: LogRecord[] = [];
+    const consumer = await log.consume((batch) => void records.push(...batch), { maxUnacknowledged: 1000 });
+    await log.publish(['1', '2', '3'].map((id) => eventFor(key, id)));
+    await log.publish(['4'].map((id) => eventFor(key, id)));
+    while (records.length < 4) await sleep(5);
+    disk.fails();
+    const refused = await Promise.all(['5', '6'].map((id) => outcome(log.publish([eventFor(key, id)]))));
+    const writable = [log.writable];
+    // 4 is an entry of its own, 1 is a part of one.
+    consumer.acknowledge(records.filter(({ event }) => ['1', '4'].includes(idOf(event))));
+    await sleep(500);
+    disk.works();
+    const accepted = await outcome(log.publish([eventFor(key, '7')]));
+    writable.push(log.writable);
+    while (records.length < 5) await sleep(5);
+    await sleep(1000);
+    const seen = records.map(({ event }) => idOf(event));
+    // As after the death of a process: nothing is written on the way out.
+    await environment[Symbol.asyncDispose]();
+    environment = LmdbEnvironment.open(location);
+    log = LmdbMessageLog.open(environment, 'log');
+    return { refused, accepted, writable, seen, again: (await handedOut(log)).map(({ event }) => idOf(event)) };
+  },
+
+  async inbox() {
+    const environment = LmdbEnvironment.open(location);
+    const store = new LmdbInboxStore(environment);
+    const row = { userId: 'a', deviceId: 'b', position: '1', payload: Buffer.from('x') };
+    disk.fails();
+    const refused = await outcome(store.append([row], 0));
+    const during = await store.page('a', 'b', undefined, 10);
+    disk.works();
+    const accepted = await outcome(store.append([row], 0));
+    const after = await store.page('a', 'b', undefined, 10);
+    return { refused, during: during.length, accepted, after: after.length, aged: await store.aged(Date.now()) };
+  },
+
+  async status() {
+    let environment = LmdbEnvironment.open(location);
+    let store = new LmdbStatusStore(environment);
+    const [a, b] = [newRecord(1), newRecord(2)];
+    const of = async () => {
+      const [ofA, ofB] = await store.get([a.serverMessageId, b.serverMessageId]);
+      return [ofA?.deliveredAtMs, ofA?.readAtMs, ofB !== undefined];
+    };
+    await store.accept([a]);
+    disk.fails();
+    // Two groups on their way: the second builds on the first.
+    const first = store.update([updateOf(a, { deliveredAtMs: 10 })]);
+    await new Promise((resolve) => setImmediate(resolve));
+    const second = store.update([updateOf(a, { readAtMs: 20 })]);
+    const refused = await Promise.all([first, second, store.accept([b]), store.accept([b])].map(outcome));
+    const during = await of();
+    disk.works();
+    const accepted = await outcome(store.update([updateOf(a, { deliveredAtMs: 30 })]));
+    await environment[Symbol.asyncDispose]();
+    environment = LmdbEnvironment.open(location);
+    store = new LmdbStatusStore(environment);
+    return { refused, during, accepted, after: await of() };
+  },
+
+  /** The disk fails at each step of the merge of many records into the index, in turn. */
+  async merge() {
+    let environment = LmdbEnvironment.open(location);
+    let store = new LmdbStatusStore(environment);
+    const known = new Map<string, number>();
+    let refused = 0;
+    for (let round = 0; round < 100; round++) {
+      const records = Array.from({ length: 500 }, (_, n) => newRecord(round * 1000 + n));
+      if (
+        await store.accept(records).then(
+          () => true,
+          () => false,
+        )
+      ) {
+        for (const { serverMessageId, acceptedAtMs } of records) known.set(serverMessageId, acceptedAtMs);
+      } else refused++;
+      if (round % 4 === 0) disk.fails();
+      const updated = [...known.keys()].slice(-400);
+      await outcome(
+        store.update(
+          updated.map((serverMessageId) => ({ ...updateOf(newRecord(0), { readAtMs: 1 }), serverMessageId })),
+        ),
+      );
+      if (round % 4 === 1) disk.works();
+    }
+    disk.works();
+    const missing = async () =>
+      (await store.get([...known.keys()])).filter(
+        (record) => record?.acceptedAtMs !== known.get(record?.serverMessageId ?? ''),
+      ).length;
+    const before = await missing();
+    await environment[Symbol.asyncDispose]();
+    environment = LmdbEnvironment.open(location);
+    store = new LmdbStatusStore(environment);
+    return { refused: refused > 0, before, after: await missing(), many: known.size > 30_000 };
+  },
+};
+
+process.on('unhandledRejection', (reason) => {
+  console.log(JSON.stringify({ unhandled: String(reason) }));
+  process.exit(1);
+});
+console.log(JSON.stringify(await scenarios[scenario]?.()));
+process.exit(0);
