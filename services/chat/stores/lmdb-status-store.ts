@@ -1,11 +1,16 @@
 import type { Database, LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import type { StatusRecord, StatusStore, StatusUpdate } from './status-store.js';
 
-/** So many of the latest records are kept in memory before their places are merged into the index. */
-const MERGE_AT = 16_384;
+/**
+ * So many of the latest records are kept in memory, some 600 bytes each, before their places are merged into the index:
+ * a merge writes most pages of an index of a million records, so that twice as many records cost half as much each.
+ */
+const MERGE_AT = 65_536;
 /** Index entries that one group commit takes, so that a merge never holds up an acceptance for long. */
 const MERGE_STEP = 512;
 const META_INDEXED = 0;
+/** Ids that were looked up in vain are remembered, since what is looked up is accepted next. */
+const REMEMBERED_ABSENT = 8192;
 /** Batches kept decoded: a backlog that is drained asks for the records of one batch one after another. */
 const DECODED_BATCHES = 64;
 
@@ -48,6 +53,8 @@ export class LmdbStatusStore implements StatusStore {
   #merging = new Map<string, Placed>();
   /** Records of a batch that have no newer version; batches that were there at start are not counted. */
   readonly #liveIn = new Map<number, number>();
+  /** Ids that the index does not know. */
+  readonly #absent = new Set<string>();
   #nextBatch: number;
   #open: Batch | undefined;
   /** Batches on their way to the disk, by number. */
@@ -125,8 +132,13 @@ export class LmdbStatusStore implements StatusStore {
   #find(id: string): StatusRecord | undefined {
     const placed = this.#latest(id);
     if (placed) return placed.record;
+    if (this.#absent.has(id)) return undefined;
     const place = this.#index.get(keyOf(id));
-    if (!place) return undefined;
+    if (!place) {
+      if (this.#absent.size >= REMEMBERED_ABSENT) this.#absent.clear();
+      this.#absent.add(id);
+      return undefined;
+    }
     const row = this.#rowsOf(place.readUIntBE(0, 6))?.[place.readUInt16BE(6)];
     return row && recordOf(row);
   }
@@ -157,6 +169,7 @@ export class LmdbStatusStore implements StatusStore {
       this.#open = batch = opened;
     }
     const id = record.serverMessageId;
+    this.#absent.delete(id);
     batch.replaced.push(this.#latest(id));
     this.#recent.set(id, { record, batch: batch.number, index: batch.rows.length });
     batch.rows.push(rowOf(record));
@@ -220,11 +233,10 @@ export class LmdbStatusStore implements StatusStore {
     // What comes now goes into a batch that the index will not claim to cover.
     this.#open = undefined;
     const through = this.#nextBatch - 1;
-    const sorted = [...this.#merging.keys()].sort();
     try {
-      for (let at = 0; at < sorted.length; at += MERGE_STEP) {
+      for (const ids of inOrder(this.#merging.keys(), MERGE_STEP)) {
         await this.#environment.write(() => {
-          for (const id of sorted.slice(at, at + MERGE_STEP)) {
+          for (const id of ids) {
             const placed = this.#merging.get(id);
             // Its first version was refused meanwhile.
             if (!placed) continue;
@@ -309,6 +321,20 @@ function recordOf(row: Row): StatusRecord {
     code,
     devices,
   };
+}
+
+/** UUIDs in order, `atLeast` at a time; sorted as they are asked for, so that no caller waits for all of it. */
+function* inOrder(ids: Iterable<string>, atLeast: number): Generator<string[]> {
+  const byFirstByte: string[][] = Array.from({ length: 256 }, () => []);
+  for (const id of ids) byFirstByte[Number.parseInt(id.slice(0, 2), 16)]?.push(id);
+  let step: string[] = [];
+  for (const some of byFirstByte) {
+    step.push(...some.sort());
+    if (step.length < atLeast) continue;
+    yield step;
+    step = [];
+  }
+  if (step.length > 0) yield step;
 }
 
 /** A UUID as its 16 bytes. */
