@@ -92,24 +92,24 @@ const scenarios: Record<string, () => Promise<unknown>> = {
     return { refused, during, accepted, after: await of() };
   },
 
-  /** The disk fails at each step of the merge of many records into the index, in turn. */
+  /** The disk fails time and again while many records are merged into the index. */
   async merge() {
     let environment = LmdbEnvironment.open(location);
     let store = new LmdbStatusStore(environment);
     const known = new Map<string, number>();
     let refused = 0;
-    for (let round = 0; round < 100; round++) {
-      const records = Array.from({ length: 500 }, (_, n) => newRecord(round * 1000 + n));
-      if (
-        await store.accept(records).then(
-          () => true,
-          () => false,
-        )
-      ) {
-        for (const { serverMessageId, acceptedAtMs } of records) known.set(serverMessageId, acceptedAtMs);
-      } else refused++;
+    const accept = async (count: number) => {
+      const records = Array.from({ length: count }, (_, n) => newRecord(known.size + n + 1));
+      if ((await outcome(store.accept(records))) !== 'done') refused++;
+      else for (const { serverMessageId, acceptedAtMs } of records) known.set(serverMessageId, acceptedAtMs);
+    };
+    // As many as are merged at a time, and some.
+    while (known.size < 65_000) await accept(1000);
+    for (let round = 0; round < 60; round++) {
+      await accept(100);
       if (round % 4 === 0) disk.fails();
-      const updated = [...known.keys()].slice(-400);
+      const ids = [...known.keys()];
+      const updated = [...ids.slice(round * 1000, round * 1000 + 200), ...ids.slice(-200)];
       await outcome(
         store.update(
           updated.map((serverMessageId) => ({ ...updateOf(newRecord(0), { readAtMs: 1 }), serverMessageId })),
@@ -126,7 +126,7 @@ const scenarios: Record<string, () => Promise<unknown>> = {
     await environment[Symbol.asyncDispose]();
     environment = LmdbEnvironment.open(location);
     store = new LmdbStatusStore(environment);
-    return { refused: refused > 0, before, after: await missing(), many: known.size > 30_000 };
+    return { refused: refused > 0, before, after: await missing(), many: known.size > 65_536 };
   },
 };
 
