@@ -1,7 +1,7 @@
 // A program that puts one LMDB store through an outage of its disk, which is full for a time, and says on stdout, as JSON,
 // what the store answered.
 import { setTimeout as sleep } from 'node:timers/promises';
-import { LmdbInboxStore, LmdbMessageLog, LmdbStatusStore, type LogRecord } from '@chatmesh/chat';
+import { LmdbInboxStore, LmdbMessageLog, LmdbStatusStore, type LogRecord, type StatusRecord } from '@chatmesh/chat';
 import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import { SmallDisk } from '../unit/lmdb-small-disk.js';
 import { eventFor, idOf } from './message-log-witness.js';
@@ -90,6 +90,31 @@ const scenarios: Record<string, () => Promise<unknown>> = {
     environment = LmdbEnvironment.open(location);
     store = new LmdbStatusStore(environment);
     return { refused, during, accepted, after: await of() };
+  },
+
+  /** A write that is on its way, part of a merge, and built upon by another one finds no room. */
+  async large() {
+    let environment = LmdbEnvironment.open(location);
+    let store = new LmdbStatusStore(environment);
+    const records = Array.from({ length: 70_000 }, (_, n) => newRecord(n + 1, { fingerprint: 'f'.repeat(500) }));
+    const found = async () =>
+      (await store.get(records.map((record) => record.serverMessageId))).filter((record) => record !== undefined)
+        .length;
+    small.fill(17);
+    const first = store.accept(records);
+    for (let n = 0; n < 3; n++) await new Promise((resolve) => setImmediate(resolve));
+    const before = await found();
+    const second = store.update([updateOf(records[0] as StatusRecord, { readAtMs: 5 })]);
+    const refused = await Promise.all([first, second].map(outcome));
+    const during = await found();
+    disk.works();
+    const accepted = await outcome(store.accept(records.slice(0, 100)));
+    const after = [await found()];
+    await environment[Symbol.asyncDispose]();
+    environment = LmdbEnvironment.open(location);
+    store = new LmdbStatusStore(environment);
+    after.push(await found());
+    return { before, refused, during, accepted, after };
   },
 
   /** The disk fails time and again while many records are merged into the index. */

@@ -33,6 +33,16 @@ describe('while the disk refuses writes', () => {
     });
   });
 
+  test('status records that found no room are forgotten, and so is what was built upon them on the way', async () => {
+    expect(await run('large')).toEqual({
+      before: 70_000,
+      refused: ['unavailable', 'unavailable'],
+      during: 0,
+      accepted: 'done',
+      after: [100, 100],
+    });
+  });
+
   test('no status record is lost that was accepted before, whenever it happens', async () => {
     expect(await run('merge')).toEqual({ refused: true, before: 0, after: 0, many: true });
   });
