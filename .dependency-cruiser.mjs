@@ -99,7 +99,7 @@ export default {
     parser: 'swc',
     // Types count: who imports another service's types depends on that service.
     tsPreCompilationDeps: true,
-    doNotFollow: { path: ['node_modules', '^(gen|packages/[^/]+|services/[^/]+)/dist/'] },
+    doNotFollow: { path: ['node_modules', '^(gen|packages/[^/]+|services/[^/]+|services)/dist/'] },
     enhancedResolveOptions: { exportsFields: ['exports'], conditionNames: ['import', 'node', 'default', 'types'] },
   },
 };

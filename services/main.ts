@@ -1,4 +1,13 @@
-import { AdminServer, ConfigError, createLogger, EnvReader, Metrics, runServices, type Service, toMeshError } from '@chatmesh/mesh';
+import {
+  AdminServer,
+  ConfigError,
+  createLogger,
+  EnvReader,
+  Metrics,
+  runServices,
+  type Service,
+  toMeshError,
+} from '@chatmesh/mesh';
 
 const NAMES = ['user', 'presence', 'chat', 'edge'] as const;
 const DRAIN_MS = 25_000;
@@ -7,7 +16,8 @@ const DRAIN_MS = 25_000;
 async function main(): Promise<void> {
   const wanted = process.argv.slice(2);
   const unknown = wanted.filter((name) => !(NAMES as readonly string[]).includes(name));
-  if (unknown.length > 0) throw new ConfigError([`unknown service ${unknown.join(', ')}; there are ${NAMES.join(', ')}`]);
+  if (unknown.length > 0)
+    throw new ConfigError([`unknown service ${unknown.join(', ')}; there are ${NAMES.join(', ')}`]);
 
   const [user, presence, chat, edge] = await Promise.all([
     import('@chatmesh/user'),
@@ -39,7 +49,10 @@ async function main(): Promise<void> {
     admin.addCheck(service.name, () => started && check());
   };
   try {
-    if (starts('user')) add(await user.UserService.create(config.user, deps), () => true);
+    if (starts('user')) {
+      const service = await user.UserService.create(config.user, deps);
+      add(service, () => service.ready);
+    }
     if (starts('presence')) add(await presence.PresenceService.create(config.presence, deps), () => true);
     if (starts('chat')) {
       const service = await chat.ChatService.create(config.chat, deps);

@@ -26,7 +26,11 @@ export class WireClient {
   }
 
   /** Connects and waits for the upgrade. @throws Error with `status` and `body` when it is refused. */
-  static async connect(url: string, user: TestUser, options: { token?: string; subprotocol?: boolean } = {}): Promise<WireClient> {
+  static async connect(
+    url: string,
+    user: TestUser,
+    options: { token?: string; subprotocol?: boolean } = {},
+  ): Promise<WireClient> {
     const token = options.token ?? user.token;
     const socket = options.subprotocol
       ? new WebSocket(url, ['chatmesh.v1', `bearer.${token}`])
@@ -40,7 +44,11 @@ export class WireClient {
         response.setEncoding('utf8').on('data', (text: string) => {
           body += text;
         });
-        response.on('end', () => reject(Object.assign(new Error(`refused with ${response.statusCode}`), { status: response.statusCode, body })));
+        response.on('end', () =>
+          reject(
+            Object.assign(new Error(`refused with ${response.statusCode}`), { status: response.statusCode, body }),
+          ),
+        );
       });
     });
     return client;
@@ -68,13 +76,19 @@ export class WireClient {
 
   /** The first frame that fits, waiting for it. */
   async frame(fits: (frame: Frame) => boolean, what = 'a frame', timeoutMs = 10_000): Promise<Frame> {
-    await until(() => this.frames.some(fits), { timeoutMs, what: () => `${what}; there are: ${JSON.stringify(this.frames.slice(-20))}, close ${this.closeCode}` });
+    await until(() => this.frames.some(fits), {
+      timeoutMs,
+      what: () => `${what}; there are: ${JSON.stringify(this.frames.slice(-20))}, close ${this.closeCode}`,
+    });
     return this.frames.find(fits);
   }
 
   /** The acceptance or refusal of a message. */
   answer(clientMessageId: string): Promise<Frame> {
-    return this.frame((f) => f.client_message_id === clientMessageId && (f.status === 'sent' || f.error), `the answer to ${clientMessageId}`);
+    return this.frame(
+      (f) => f.client_message_id === clientMessageId && (f.status === 'sent' || f.error),
+      `the answer to ${clientMessageId}`,
+    );
   }
 
   /** Messages that have come, in order. */

@@ -169,8 +169,18 @@ export class TestMesh implements AsyncDisposable {
     try {
       const contactNumber = `+${this.#nextNumber}`;
       this.#nextNumber += count;
-      const { users } = await client.createUsers({ contactNumber, name: 'Test', count, tokenTtlSeconds: options.ttlSeconds ?? 0 });
-      return users.map(({ userId, deviceId, contactNumber: number, token }) => ({ userId, deviceId, contactNumber: number, token }));
+      const { users } = await client.createUsers({
+        contactNumber,
+        name: 'Test',
+        count,
+        tokenTtlSeconds: options.ttlSeconds ?? 0,
+      });
+      return users.map(({ userId, deviceId, contactNumber: number, token }) => ({
+        userId,
+        deviceId,
+        contactNumber: number,
+        token,
+      }));
     } finally {
       client.close();
     }
@@ -191,7 +201,8 @@ export async function until(
   const end = Date.now() + timeoutMs;
   for (;;) {
     if (await condition()) return;
-    if (Date.now() > end) throw new Error(`waited ${timeoutMs} ms in vain for ${typeof what === 'function' ? what() : what}`);
+    if (Date.now() > end)
+      throw new Error(`waited ${timeoutMs} ms in vain for ${typeof what === 'function' ? what() : what}`);
     await new Promise((resolve) => setTimeout(resolve, 15));
   }
 }

@@ -1,13 +1,17 @@
-import { create } from '@bufbuild/protobuf';
+import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import type { MessageState } from '@chatmesh/gen/chat/v1/chat';
 import { MessageStateSchema } from '@chatmesh/gen/chat/v1/chat';
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import type { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
 import { type LogEvent, LogEventSchema, MessagePayloadSchema } from '@chatmesh/gen/chat/v1/log';
-import { type RouteRequest, type RouterService, type RouteResponse, SubmitResultSchema } from '@chatmesh/gen/chat/v1/router';
+import {
+  type RouteRequest,
+  type RouteResponse,
+  type RouterService,
+  SubmitResultSchema,
+} from '@chatmesh/gen/chat/v1/router';
 import { type BidiCall, MeshError, type ServiceImpl } from '@chatmesh/mesh';
-import { fromBinary, toBinary } from '@bufbuild/protobuf';
 import { confirmableId } from './domain/events.js';
 import { isUuid, UNCLAIMED_DEVICE } from './domain/ids.js';
 import type { CachedDirectory } from './routing/directory.js';
@@ -91,7 +95,13 @@ export function routerRpc({ ingress, owner, directory, log }: RpcDeps): ServiceI
 }
 
 /** Calls of other backends and of the edges' unary endpoints. */
-export function internalRpc({ ingress, directory, log, inbox, statuses }: RpcDeps): ServiceImpl<typeof InternalChatService> {
+export function internalRpc({
+  ingress,
+  directory,
+  log,
+  inbox,
+  statuses,
+}: RpcDeps): ServiceImpl<typeof InternalChatService> {
   return {
     async sendMessage({ message, senderDeviceId }) {
       const accepted = await accept(ingress, submissionOf(message as NonNullable<typeof message>, senderDeviceId));
@@ -108,13 +118,19 @@ export function internalRpc({ ingress, directory, log, inbox, statuses }: RpcDep
     async confirm({ userId, deviceId, receipts, eventIds }) {
       const ids = receipts.flatMap((receipt) => receipt.serverMessageIds);
       const records = await statuses.get(ids);
-      const concerns = (record: StatusRecord | undefined) => record && (record.recipientId === userId || record.senderId === userId);
+      const concerns = (record: StatusRecord | undefined) =>
+        record && (record.recipientId === userId || record.senderId === userId);
       const notFound = ids.filter((_, i) => !concerns(records[i]));
       const unknown = new Set(notFound);
       const events: LogEvent[] = [];
       const add = (status: MessageStatus, confirmedIds: string[]) => {
         if (confirmedIds.length === 0) return;
-        events.push(create(LogEventSchema, { userId, kind: { case: 'confirmation', value: { deviceId, status, ids: confirmedIds } } }));
+        events.push(
+          create(LogEventSchema, {
+            userId,
+            kind: { case: 'confirmation', value: { deviceId, status, ids: confirmedIds } },
+          }),
+        );
       };
       for (const { status, serverMessageIds } of receipts) {
         add(
@@ -135,7 +151,9 @@ export function internalRpc({ ingress, directory, log, inbox, statuses }: RpcDep
     async announceDevices({ devices }) {
       if (devices.length > 0) {
         await log.publish(
-          devices.map(({ userId, deviceId }) => create(LogEventSchema, { userId, kind: { case: 'device', value: { deviceId } } })),
+          devices.map(({ userId, deviceId }) =>
+            create(LogEventSchema, { userId, kind: { case: 'device', value: { deviceId } } }),
+          ),
         );
         for (const { userId, deviceId } of devices) directory.addDevice(userId, deviceId);
       }
@@ -166,11 +184,16 @@ export function internalRpc({ ingress, directory, log, inbox, statuses }: RpcDep
 
 function accept(ingress: Ingress, submission: Submission): Promise<Acceptance> {
   return new Promise((resolve, reject) => {
-    ingress.submit([{ submission, answer: (result) => (result instanceof MeshError ? reject(result) : resolve(result)) }]);
+    ingress.submit([
+      { submission, answer: (result) => (result instanceof MeshError ? reject(result) : resolve(result)) },
+    ]);
   });
 }
 
-function submissionOf(message: NonNullable<Parameters<ServiceImpl<typeof InternalChatService>['sendMessage']>[0]['message']>, senderDeviceId: string): Submission {
+function submissionOf(
+  message: NonNullable<Parameters<ServiceImpl<typeof InternalChatService>['sendMessage']>[0]['message']>,
+  senderDeviceId: string,
+): Submission {
   const { target, payload } = message;
   return {
     senderId: message.senderId,

@@ -12,7 +12,7 @@ import { TokenBuckets } from './domain/token-bucket.js';
 import { GrpcDirectory, GrpcSessions } from './routing/clients.js';
 import { CachedDirectory, type DirectoryClient } from './routing/directory.js';
 import { Ingress } from './routing/ingress.js';
-import { Owner, OWNER_DEFAULTS, type OwnerOptions, type SessionFinder } from './routing/owner.js';
+import { OWNER_DEFAULTS, Owner, type OwnerOptions, type SessionFinder } from './routing/owner.js';
 import { Sweeper } from './routing/sweeper.js';
 import { internalRpc, routerRpc } from './rpc.js';
 import type { InboxStore } from './stores/inbox-store.js';
@@ -52,7 +52,11 @@ export class ChatService implements Service {
   #port = 0;
   #disposed: Promise<void> | undefined;
 
-  private constructor(config: ChatConfig, deps: Omit<ChatOverrides, 'owner'> & { owner: OwnerOptions; key: Buffer; logger: Logger; metrics: Metrics }, close: (() => Promise<unknown> | unknown)[]) {
+  private constructor(
+    config: ChatConfig,
+    deps: Omit<ChatOverrides, 'owner'> & { owner: OwnerOptions; key: Buffer; logger: Logger; metrics: Metrics },
+    close: (() => Promise<unknown> | unknown)[],
+  ) {
     const { log, deadLetters, inbox, statuses, presence, logger, metrics } = deps;
     const now = monotonic(deps.now);
     const directory = new CachedDirectory(deps.directory, now);
@@ -60,8 +64,25 @@ export class ChatService implements Service {
     this.#close = close;
     this.#log = log;
     this.#rates = new TokenBuckets({ rate: config.sendRate, burst: config.sendBurst });
-    this.#ingress = new Ingress({ log, statuses, directory, fingerprints: new Fingerprinter(deps.key), rates: this.#rates, now });
-    this.owner = new Owner({ log, deadLetters, inbox, statuses, directory, presence, now, logger, options: deps.owner });
+    this.#ingress = new Ingress({
+      log,
+      statuses,
+      directory,
+      fingerprints: new Fingerprinter(deps.key),
+      rates: this.#rates,
+      now,
+    });
+    this.owner = new Owner({
+      log,
+      deadLetters,
+      inbox,
+      statuses,
+      directory,
+      presence,
+      now,
+      logger,
+      options: deps.owner,
+    });
     this.sweeper = new Sweeper({ owner: this.owner, inbox, statuses, now, logger });
     const rpc = { ingress: this.#ingress, owner: this.owner, directory, log, inbox, statuses };
     this.#server = new GrpcServer({ name: 'chat', logger, metrics })
@@ -73,8 +94,14 @@ export class ChatService implements Service {
       buckets: [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5, 60],
     });
     this.owner.onTransmitted = ({ acceptedAtMs }) => latency.observe((now() - Number(acceptedAtMs)) / 1000);
-    metrics.gauge({ name: 'chatmesh_log_backlog', help: 'Events on the log that are not handled yet.' }, () => log.backlog);
-    metrics.gauge({ name: 'chatmesh_recipients', help: 'Users with an actor on this router.' }, () => this.owner.recipients);
+    metrics.gauge(
+      { name: 'chatmesh_log_backlog', help: 'Events on the log that are not handled yet.' },
+      () => log.backlog,
+    );
+    metrics.gauge(
+      { name: 'chatmesh_recipients', help: 'Users with an actor on this router.' },
+      () => this.owner.recipients,
+    );
   }
 
   /**
@@ -82,7 +109,11 @@ export class ChatService implements Service {
    *
    * @throws MeshError `failed_precondition` naming the file when another process holds them or a data file is damaged.
    */
-  static async create(config: ChatConfig, deps: { logger: Logger; metrics: Metrics }, overrides: Partial<ChatOverrides> = {}): Promise<ChatService> {
+  static async create(
+    config: ChatConfig,
+    deps: { logger: Logger; metrics: Metrics },
+    overrides: Partial<ChatOverrides> = {},
+  ): Promise<ChatService> {
     const close: (() => Promise<unknown> | unknown)[] = [];
     try {
       const directoryPath = join(config.dataDir, 'chat');
@@ -94,8 +125,11 @@ export class ChatService implements Service {
       close.push(() => log[Symbol.asyncDispose]());
       const deadLetters = overrides.deadLetters ?? LmdbMessageLog.open(environment, 'dead');
       close.push(() => deadLetters[Symbol.asyncDispose]());
-      const directory = overrides.directory ?? closing(close, new GrpcDirectory({ address: config.userAddress, logger: deps.logger }));
-      const presence = overrides.presence ?? closing(close, new GrpcSessions({ address: config.presenceAddress, logger: deps.logger }));
+      const directory =
+        overrides.directory ?? closing(close, new GrpcDirectory({ address: config.userAddress, logger: deps.logger }));
+      const presence =
+        overrides.presence ??
+        closing(close, new GrpcSessions({ address: config.presenceAddress, logger: deps.logger }));
       return new ChatService(
         config,
         {
@@ -174,6 +208,10 @@ function fingerprintKey(directory: string): Buffer {
     writeFileSync(file, randomBytes(KEY_BYTES), { mode: 0o600 });
   }
   const key = readFileSync(file);
-  if (key.length !== KEY_BYTES) throw new MeshError('failed_precondition', `the key file ${file} is damaged: ${KEY_BYTES} bytes expected, ${key.length} found`);
+  if (key.length !== KEY_BYTES)
+    throw new MeshError(
+      'failed_precondition',
+      `the key file ${file} is damaged: ${KEY_BYTES} bytes expected, ${key.length} found`,
+    );
   return key;
 }

@@ -1,7 +1,14 @@
-import { type ConnectRouter, ConnectError, type HandlerContext } from '@connectrpc/connect';
-import { ChatService } from '@chatmesh/gen/chat/v1/chat';
+import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import {
+  AcknowledgeRequestSchema,
+  ChatService,
+  GetStatusRequestSchema,
+  SendRequestSchema,
+} from '@chatmesh/gen/chat/v1/chat';
 import type { ClientFrame, ServerFrame } from '@chatmesh/gen/chat/v1/frames';
-import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
+import { ClientFrameSchema } from '@chatmesh/gen/chat/v1/frames';
+import type { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
+import type { SubmitResult } from '@chatmesh/gen/chat/v1/router';
 import { PresenceService } from '@chatmesh/gen/presence/v1/presence';
 import { AuthService } from '@chatmesh/gen/user/v1/auth';
 import { ContactService } from '@chatmesh/gen/user/v1/contact';
@@ -9,16 +16,13 @@ import { GroupService } from '@chatmesh/gen/user/v1/group';
 import { KeyService } from '@chatmesh/gen/user/v1/key';
 import { SettingsService } from '@chatmesh/gen/user/v1/settings';
 import { UserService } from '@chatmesh/gen/user/v1/user';
-import { timestampFromMs } from '@bufbuild/protobuf/wkt';
-import type { SubmitResult } from '@chatmesh/gen/chat/v1/router';
 import { type Client, connectCode, MeshError, toMeshError, validate } from '@chatmesh/mesh';
+import { ConnectError, type ConnectRouter, type HandlerContext } from '@connectrpc/connect';
 import type { Admission } from './auth/admission.js';
 import type { TokenVerifier, VerifiedToken } from './auth/token-verifier.js';
-import { actionOf, sendActionOf, StreamSink } from './http/stream.js';
+import { actionOf, StreamSink, sendActionOf } from './http/stream.js';
 import type { Session } from './sessions/session.js';
 import { refusalError, type SessionTable, submitOf } from './sessions/session-table.js';
-import { ClientFrameSchema } from '@chatmesh/gen/chat/v1/frames';
-import { AcknowledgeRequestSchema, GetStatusRequestSchema, SendRequestSchema } from '@chatmesh/gen/chat/v1/chat';
 
 export interface RpcDeps {
   readonly admission: Admission;
@@ -35,7 +39,9 @@ export function routes(router: ConnectRouter, deps: RpcDeps): void {
   router.service(ChatService, {
     async *connect(requests, context) {
       const { session, sink } = await open(deps, context);
-      void readFrames(deps, session, sink, requests).catch((error) => sessions.close(session, 1008, toMeshError(error).message));
+      void readFrames(deps, session, sink, requests).catch((error) =>
+        sessions.close(session, 1008, toMeshError(error).message),
+      );
       for await (const frame of serve(deps, session, sink, context)) yield { frame };
     },
 
@@ -48,7 +54,8 @@ export function routes(router: ConnectRouter, deps: RpcDeps): void {
       validate(SendRequestSchema, request);
       const caller = await admission.admit(bearerOf(context));
       const action = sendActionOf(request.message as NonNullable<typeof request.message>);
-      if (action.senderId !== caller.userId) throw new MeshError('permission_denied', 'sender_id is not the user of the token');
+      if (action.senderId !== caller.userId)
+        throw new MeshError('permission_denied', 'sender_id is not the user of the token');
       const result = await new Promise<SubmitResult>((resolve, reject) => {
         sessions.submit(submitOf(action, caller.deviceId), (answer) => {
           if (answer instanceof MeshError) reject(answer);
@@ -58,15 +65,26 @@ export function routes(router: ConnectRouter, deps: RpcDeps): void {
       });
       const { serverMessageId, deduplicated, acceptedAtMs } = result;
       return {
-        accepted: { serverMessageId, deduplicated, clientMessageId: action.clientMessageId, timestamp: timestampFromMs(Number(acceptedAtMs)) },
+        accepted: {
+          serverMessageId,
+          deduplicated,
+          clientMessageId: action.clientMessageId,
+          timestamp: timestampFromMs(Number(acceptedAtMs)),
+        },
       };
     }),
 
     acknowledge: unary(async (request, context) => {
       validate(AcknowledgeRequestSchema, request);
-      if (request.receipts.length === 0 && request.eventIds.length === 0) throw new MeshError('invalid_argument', 'nothing to acknowledge');
+      if (request.receipts.length === 0 && request.eventIds.length === 0)
+        throw new MeshError('invalid_argument', 'nothing to acknowledge');
       const { userId, deviceId } = await admission.admit(bearerOf(context));
-      const { notFound } = await chat.confirm({ userId, deviceId, receipts: request.receipts, eventIds: request.eventIds });
+      const { notFound } = await chat.confirm({
+        userId,
+        deviceId,
+        receipts: request.receipts,
+        eventIds: request.eventIds,
+      });
       return { notFound };
     }),
 
@@ -79,7 +97,15 @@ export function routes(router: ConnectRouter, deps: RpcDeps): void {
   });
 
   // Their methods answer `unimplemented` until the services behind them arrive.
-  for (const service of [AuthService, UserService, ContactService, SettingsService, GroupService, KeyService, PresenceService]) {
+  for (const service of [
+    AuthService,
+    UserService,
+    ContactService,
+    SettingsService,
+    GroupService,
+    KeyService,
+    PresenceService,
+  ]) {
     router.service(service as typeof UserService, {});
   }
 }
@@ -94,7 +120,12 @@ async function open(deps: RpcDeps, context: HandlerContext): Promise<{ session: 
   }
 }
 
-async function* serve(deps: RpcDeps, session: Session, sink: StreamSink, context: HandlerContext): AsyncGenerator<ServerFrame> {
+async function* serve(
+  deps: RpcDeps,
+  session: Session,
+  sink: StreamSink,
+  context: HandlerContext,
+): AsyncGenerator<ServerFrame> {
   try {
     for await (const frame of sink.frames(context.signal)) {
       // Taking a frame is the sign of life of a stream that only receives.
@@ -108,7 +139,12 @@ async function* serve(deps: RpcDeps, session: Session, sink: StreamSink, context
   }
 }
 
-async function readFrames(deps: RpcDeps, session: Session, sink: StreamSink, requests: AsyncIterable<{ frame?: ClientFrame | undefined }>): Promise<void> {
+async function readFrames(
+  deps: RpcDeps,
+  session: Session,
+  sink: StreamSink,
+  requests: AsyncIterable<{ frame?: ClientFrame | undefined }>,
+): Promise<void> {
   for await (const { frame } of requests) {
     if (session.closed) return;
     session.lastHeardAtMs = deps.now();
@@ -125,7 +161,9 @@ async function readFrames(deps: RpcDeps, session: Session, sink: StreamSink, req
 }
 
 /** A unary method whose errors become Connect errors. */
-function unary<I, O>(handler: (request: I, context: HandlerContext) => Promise<O>): (request: I, context: HandlerContext) => Promise<O> {
+function unary<I, O>(
+  handler: (request: I, context: HandlerContext) => Promise<O>,
+): (request: I, context: HandlerContext) => Promise<O> {
   return async (request, context) => {
     try {
       return await handler(request, context);
@@ -146,4 +184,3 @@ function connectError(error: unknown): ConnectError {
   const metadata = mesh.retryAfterMs === undefined ? {} : { 'retry-after-ms': String(mesh.retryAfterMs) };
   return new ConnectError(mesh.message, connectCode(mesh.kind), metadata);
 }
-

@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { create } from '@bufbuild/protobuf';
-import { ReceiptUpdateSchema } from '@chatmesh/gen/chat/v1/frames';
-import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
+import { MessageStatus, ReceiptUpdateSchema } from '@chatmesh/gen/chat/v1/frames';
 import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
 import { type Client, createClient, type Logger, type Metrics, type Service } from '@chatmesh/mesh';
 import { Admission } from './auth/admission.js';
@@ -27,7 +26,11 @@ export class EdgeService implements Service {
   readonly #presence: PresenceReporter;
   #disposed: Promise<void> | undefined;
 
-  private constructor(config: EdgeConfig, deps: { logger: Logger; metrics: Metrics }, overrides: Partial<EdgeOverrides>) {
+  private constructor(
+    config: EdgeConfig,
+    deps: { logger: Logger; metrics: Metrics },
+    overrides: Partial<EdgeOverrides>,
+  ) {
     const { logger, metrics } = deps;
     const now = overrides.now ?? Date.now;
     const edgeId = randomUUID();
@@ -41,7 +44,12 @@ export class EdgeService implements Service {
       logger,
     });
     this.#chat = createClient(InternalChatService, { address: chatAddress, logger });
-    this.#presence = new PresenceReporter({ address: config.presenceAddress, edgeId, all: () => this.sessions.all(), logger });
+    this.#presence = new PresenceReporter({
+      address: config.presenceAddress,
+      edgeId,
+      all: () => this.sessions.all(),
+      logger,
+    });
     this.sessions = new SessionTable({
       edgeId,
       routers: config.routers,
@@ -71,7 +79,11 @@ export class EdgeService implements Service {
     metrics.gauge({ name: 'chatmesh_sessions', help: 'Open connections on this edge.' }, () => this.sessions.size);
   }
 
-  static async create(config: EdgeConfig, deps: { logger: Logger; metrics: Metrics }, overrides: Partial<EdgeOverrides> = {}): Promise<EdgeService> {
+  static async create(
+    config: EdgeConfig,
+    deps: { logger: Logger; metrics: Metrics },
+    overrides: Partial<EdgeOverrides> = {},
+  ): Promise<EdgeService> {
     return new EdgeService(config, deps, overrides);
   }
 

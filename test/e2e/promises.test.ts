@@ -87,7 +87,10 @@ describe('the promises of the wire contract', () => {
     });
     for (let i = 0; i < 100; i++) a.message(bob, `new${i}`);
     await until(() => back.messages.length === 800, { what: '800 messages' });
-    expect(back.messages.map((m) => m.content)).toEqual([...texts, ...Array.from({ length: 100 }, (_, i) => `new${i}`)]);
+    expect(back.messages.map((m) => m.content)).toEqual([
+      ...texts,
+      ...Array.from({ length: 100 }, (_, i) => `new${i}`),
+    ]);
   });
 
   test('4: the same client_message_id gets the same answer again and causes no second delivery', async () => {
@@ -100,7 +103,9 @@ describe('the promises of the wire contract', () => {
     b.confirm('read', first.server_message_id);
     const receipt = await a.frame((f) => f.status === 'read', 'the receipt');
     a.message(bob, 'once', id);
-    await until(() => a.frames.filter((f) => f.status === 'read').length === 2, { what: 'the status that follows a repeat' });
+    await until(() => a.frames.filter((f) => f.status === 'read').length === 2, {
+      what: 'the status that follows a repeat',
+    });
     expect(a.frames.filter((f) => f.status === 'read')[1]).toEqual(receipt);
     expect(b.messages).toHaveLength(1);
   });
@@ -113,7 +118,9 @@ describe('the promises of the wire contract', () => {
     const content = await a.frame((f) => f.error?.code === 'already_exists', 'already_exists');
     expect(content.client_message_id).toBe(id);
     a.message(ada, 'one thing', id);
-    await until(() => a.frames.filter((f) => f.error?.code === 'already_exists').length === 2, { what: 'already_exists for the recipient' });
+    await until(() => a.frames.filter((f) => f.error?.code === 'already_exists').length === 2, {
+      what: 'already_exists for the recipient',
+    });
   });
 
   test('5: delivered and read are each sent once, wait for an offline sender, and stop when acked', async () => {
@@ -156,7 +163,10 @@ describe('the promises of the wire contract', () => {
     const next = await a.answer(a.message(bob, 'next'));
     await b.frame((f) => f.server_message_id === next.server_message_id, 'the next message');
     b.confirm('delivered', next.server_message_id);
-    await a.frame((f) => f.status === 'delivered' && f.server_message_id === next.server_message_id, 'the next receipt');
+    await a.frame(
+      (f) => f.status === 'delivered' && f.server_message_id === next.server_message_id,
+      'the next receipt',
+    );
     expect(a.frames.filter((f) => f.server_message_id === server_message_id && f.status === 'delivered')).toEqual([]);
   });
 
@@ -195,7 +205,11 @@ describe('the promises of the wire contract', () => {
     try {
       const { SignJWT } = await import('jose');
       const tokenOf = (userId: string, deviceId: string) =>
-        new SignJWT({ did: deviceId }).setProtectedHeader({ alg: 'HS256' }).setSubject(userId).setExpirationTime('1h').sign(new TextEncoder().encode(secret));
+        new SignJWT({ did: deviceId })
+          .setProtectedHeader({ alg: 'HS256' })
+          .setSubject(userId)
+          .setExpirationTime('1h')
+          .sign(new TextEncoder().encode(secret));
       const connect = async (userId: string) => {
         const deviceId = randomUUID();
         const user = { userId, deviceId, contactNumber: '', token: await tokenOf(userId, deviceId) };
@@ -213,7 +227,8 @@ describe('the promises of the wire contract', () => {
       const message = await b.frame((f) => f.server_message_id === server_message_id, 'the message');
       expect(message.receiver_id).toBeUndefined();
       b.confirm('delivered', server_message_id);
-      for (const device of [phone, laptop]) await device.frame((f) => f.status === 'delivered', 'the receipt at each device');
+      for (const device of [phone, laptop])
+        await device.frame((f) => f.status === 'delivered', 'the receipt at each device');
       expect(phone.frames.filter((f) => f.status === 'read' || f.content !== undefined)).toEqual([]);
       const own1 = await phone.answer(phone.message(ada, 'note to self'));
       const note = await laptop.frame((f) => f.server_message_id === own1.server_message_id, 'the note');

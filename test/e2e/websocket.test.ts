@@ -27,7 +27,10 @@ describe('GET /connect', () => {
     return jwt.sign(new TextEncoder().encode(claims.secret ?? SECRET));
   }
 
-  async function refusal(options: { token: string; path?: string }): Promise<{ status: number; error: { code: string; message: string } }> {
+  async function refusal(options: {
+    token: string;
+    path?: string;
+  }): Promise<{ status: number; error: { code: string; message: string } }> {
     const url = options.path === undefined ? mesh.url : mesh.url.replace('/connect', options.path);
     const error = await WireClient.connect(url, ada, { token: options.token }).then(
       () => {
@@ -78,7 +81,11 @@ describe('GET /connect', () => {
     test('an unknown sub from an external issuer creates the user; an eleventh device is 403', async () => {
       const userId = randomUUID();
       for (let i = 0; i < 10; i++) {
-        const client = await WireClient.connect(mesh.url, { ...ada, userId, token: await token({ sub: userId, did: randomUUID() }) });
+        const client = await WireClient.connect(mesh.url, {
+          ...ada,
+          userId,
+          token: await token({ sub: userId, did: randomUUID() }),
+        });
         await client.close();
       }
       const { status, error } = await refusal({ token: await token({ sub: userId, did: randomUUID() }) });
@@ -89,13 +96,18 @@ describe('GET /connect', () => {
       const userId = randomUUID();
       const first = await WireClient.connect(mesh.url, { ...ada, userId, token: await token({ sub: userId }) });
       await first.frame((f) => f.caught_up);
-      await WireClient.connect(mesh.url, { ...ada, userId, token: await token({ sub: userId, did: '00000000-0000-0000-0000-000000000000' }) });
+      await WireClient.connect(mesh.url, {
+        ...ada,
+        userId,
+        token: await token({ sub: userId, did: '00000000-0000-0000-0000-000000000000' }),
+      });
       expect(await first.closed()).toBe(4409);
     });
 
     test('429 for too many connections of one user', async () => {
       const userId = randomUUID();
-      for (let i = 0; i < 3; i++) await WireClient.connect(mesh.url, { ...ada, userId, token: await token({ sub: userId, did: randomUUID() }) });
+      for (let i = 0; i < 3; i++)
+        await WireClient.connect(mesh.url, { ...ada, userId, token: await token({ sub: userId, did: randomUUID() }) });
       const { status, error } = await refusal({ token: await token({ sub: userId, did: randomUUID() }) });
       expect([status, error.code]).toEqual([429, 'resource_exhausted']);
     });
@@ -104,7 +116,12 @@ describe('GET /connect', () => {
   describe('frames', () => {
     async function pair(): Promise<{ a: WireClient; b: WireClient; ada: TestUser; bob: TestUser }> {
       const [one, two] = (await mesh.users(2)) as [TestUser, TestUser];
-      return { ada: one, bob: two, a: await WireClient.connect(mesh.url, one), b: await WireClient.connect(mesh.url, two) };
+      return {
+        ada: one,
+        bob: two,
+        a: await WireClient.connect(mesh.url, one),
+        b: await WireClient.connect(mesh.url, two),
+      };
     }
 
     test('caught_up comes once, also with an empty backlog', async () => {
@@ -116,7 +133,14 @@ describe('GET /connect', () => {
 
     test('content arrives as it was sent: never trimmed or normalised, 1 to 1,000 code points', async () => {
       const { a, b, bob: to } = await pair();
-      const texts = [' two  spaces ', 'e\u0301 is not \u00e9', '\u0000 and \u2028', '\ud83d\ude00'.repeat(1000), 'שלום', '"quotes" \\ and \n lines'];
+      const texts = [
+        ' two  spaces ',
+        'e\u0301 is not \u00e9',
+        '\u0000 and \u2028',
+        '\ud83d\ude00'.repeat(1000),
+        'שלום',
+        '"quotes" \\ and \n lines',
+      ];
       for (const text of texts) await a.answer(a.message(to, text));
       await until(() => b.messages.length === texts.length, { what: 'all messages' });
       expect(b.messages.map((m) => m.content)).toEqual(texts);
@@ -135,10 +159,19 @@ describe('GET /connect', () => {
       ['a timestamp that is no time', { timestamp: 'yesterday' }],
       ['sealed that is no object', { content: undefined, sealed: 'x' }],
       ['a sealed body that is no base64', { content: undefined, sealed: { body: '***', headers: {} } }],
-      ['a sealed body over 8 KiB', { content: undefined, sealed: { body: Buffer.alloc(8193).toString('base64'), headers: {} } }],
+      [
+        'a sealed body over 8 KiB',
+        { content: undefined, sealed: { body: Buffer.alloc(8193).toString('base64'), headers: {} } },
+      ],
     ])('%s is invalid_argument and the socket stays open', async (_what, fields) => {
       const { a, bob: to, ada: from } = await pair();
-      const frame = { sender_id: from.userId, receiver_id: to.userId, content: 'x', client_message_id: randomUUID(), ...fields };
+      const frame = {
+        sender_id: from.userId,
+        receiver_id: to.userId,
+        content: 'x',
+        client_message_id: randomUUID(),
+        ...fields,
+      };
       a.send(frame);
       const refused = await a.frame((f) => f.error, 'the refusal');
       expect(refused.error.code).toBe('invalid_argument');
@@ -180,14 +213,26 @@ describe('GET /connect', () => {
       const message = await b.frame((f) => f.sealed, 'the sealed message');
       expect(message.sealed).toEqual({ body, ...headers[to.deviceId] });
       // Sealing the same text again gives other bytes: for a repeat only the recipient is compared.
-      a.send({ sender_id: from.userId, receiver_id: to.userId, sealed: { body: Buffer.from('other').toString('base64'), headers }, client_message_id: id });
+      a.send({
+        sender_id: from.userId,
+        receiver_id: to.userId,
+        sealed: { body: Buffer.from('other').toString('base64'), headers },
+        client_message_id: id,
+      });
       await a.frame((f) => f.deduplicated, 'the deduplicated answer');
     });
 
     test('unknown fields are ignored', async () => {
       const { a, bob: to, ada: from } = await pair();
       const id = randomUUID();
-      a.send({ sender_id: from.userId, receiver_id: to.userId, content: 'x', client_message_id: id, colour: 'blue', nested: { deep: [1] } });
+      a.send({
+        sender_id: from.userId,
+        receiver_id: to.userId,
+        content: 'x',
+        client_message_id: id,
+        colour: 'blue',
+        nested: { deep: [1] },
+      });
       expect((await a.answer(id)).status).toBe('sent');
     });
 
@@ -223,8 +268,16 @@ describe('GET /connect', () => {
     test('an expired token closes with 4401; a fresh one sent before keeps the connection', async () => {
       const soon = () => Math.floor(Date.now() / 1000) + 2;
       const [one, two] = [randomUUID(), randomUUID()];
-      const dies = await WireClient.connect(mesh.url, { ...ada, userId: one, token: await token({ sub: one, exp: soon() }) });
-      const lives = await WireClient.connect(mesh.url, { ...ada, userId: two, token: await token({ sub: two, exp: soon() }) });
+      const dies = await WireClient.connect(mesh.url, {
+        ...ada,
+        userId: one,
+        token: await token({ sub: one, exp: soon() }),
+      });
+      const lives = await WireClient.connect(mesh.url, {
+        ...ada,
+        userId: two,
+        token: await token({ sub: two, exp: soon() }),
+      });
       lives.send({ auth: { token: await token({ sub: two }) } });
       expect(await dies.closed()).toBe(4401);
       await lives.answer(lives.message(bob, 'still here'));
@@ -244,7 +297,8 @@ describe('limits and the end of a mesh', () => {
       for (const id of ids) await a.answer(id);
       const refused = a.frames.filter((f) => f.error);
       expect(refused.length).toBeGreaterThanOrEqual(2);
-      for (const frame of refused) expect(frame.error).toMatchObject({ code: 'resource_exhausted', retry_after_ms: expect.any(Number) });
+      for (const frame of refused)
+        expect(frame.error).toMatchObject({ code: 'resource_exhausted', retry_after_ms: expect.any(Number) });
       const wait = Math.max(...refused.map((f) => f.error.retry_after_ms));
       await new Promise((resolve) => setTimeout(resolve, wait));
       expect((await a.answer(a.message(bob, 'later'))).status).toBe('sent');

@@ -62,7 +62,8 @@ export class GrpcSessions implements SessionFinder {
         ({ sessions }) => {
           const found = new Map<string, LocatedSession[]>(part.map((id) => [id, []]));
           for (const { session, edgeId } of sessions) {
-            if (session) found.get(session.userId)?.push({ edgeId, session: session.session, deviceId: session.deviceId });
+            if (session)
+              found.get(session.userId)?.push({ edgeId, session: session.session, deviceId: session.deviceId });
           }
           for (const [id, located] of found) wanted.get(id)?.resolve(located);
         },

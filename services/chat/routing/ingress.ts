@@ -111,7 +111,7 @@ export class Ingress {
     this.#turn = this.#turn.then(async () => {
       try {
         const records = await looked;
-        pending.forEach((p, i) => this.#check(p, records[i]));
+        for (const [i, p] of pending.entries()) this.#check(p, records[i]);
       } catch (error) {
         for (const p of pending) this.#finish(p, toMeshError(error));
       }
@@ -186,10 +186,15 @@ export class Ingress {
     this.#batch.push({ ...pending, event, acceptedAtMs, record: undefined });
   }
 
-  #refusal(submission: Submission, sender: DirectoryUser | null, receiver: DirectoryUser | null): MeshError | undefined {
+  #refusal(
+    submission: Submission,
+    sender: DirectoryUser | null,
+    receiver: DirectoryUser | null,
+  ): MeshError | undefined {
     if (!sender || sender.suspended) return new MeshError('permission_denied', 'the sender may not send');
     if (!receiver) return new MeshError('not_found', 'no such recipient');
-    if (receiver.blockedUserIds.has(submission.senderId)) return new MeshError('permission_denied', 'the recipient does not accept messages from this sender');
+    if (receiver.blockedUserIds.has(submission.senderId))
+      return new MeshError('permission_denied', 'the recipient does not accept messages from this sender');
     const retryAfterMs = this.#deps.rates.take(submission.senderId, this.#deps.now());
     if (retryAfterMs > 0) return new MeshError('resource_exhausted', 'too many messages', { retryAfterMs });
     return undefined;
@@ -211,7 +216,10 @@ export class Ingress {
       let at = 0;
       for (const accepted of batch) {
         const { event } = accepted;
-        const record = baseRecord(event.kind.case === 'message' ? event.kind.value : undefined, positions[at++] as string);
+        const record = baseRecord(
+          event.kind.case === 'message' ? event.kind.value : undefined,
+          positions[at++] as string,
+        );
         if (events[at] !== undefined && isCopy(events[at] as LogEvent)) at++;
         records.push(record as StatusRecord);
       }
@@ -244,7 +252,10 @@ export class Ingress {
   #repeat(pending: Pending, record: StatusRecord): void {
     const { submission } = pending;
     if (record.recipientId !== submission.receiverId || record.fingerprint !== this.#fingerprint(submission)) {
-      this.#finish(pending, new MeshError('already_exists', 'this client_message_id was used for another recipient or content'));
+      this.#finish(
+        pending,
+        new MeshError('already_exists', 'this client_message_id was used for another recipient or content'),
+      );
       return;
     }
     this.#finish(pending, {

@@ -115,7 +115,7 @@ export class Ledger {
       try {
         await this.#store(batch);
         this.#storedAll(batch);
-      } catch (error) {
+      } catch {
         if (this.#signal.aborted) return;
         // One bad row must not take the others with it.
         for (const delivery of batch) await this.#storeAlone(delivery);
@@ -126,7 +126,9 @@ export class Ledger {
 
   #store(batch: readonly Delivery[]): Promise<unknown> {
     const rows = batch.map(rowOf);
-    const records = batch.map(({ tracked, position }) => baseRecord(tracked.message, position)).filter((r) => r !== undefined);
+    const records = batch
+      .map(({ tracked, position }) => baseRecord(tracked.message, position))
+      .filter((r) => r !== undefined);
     return this.whileUnavailable(() =>
       Promise.all([this.#stores.inbox.append(rows, this.#now()), this.#stores.statuses.accept(records)]),
     );
@@ -138,7 +140,10 @@ export class Ledger {
       this.#storedAll([delivery]);
     } catch (error) {
       if (this.#signal.aborted) return;
-      this.#listener.unstorable(delivery, error instanceof MeshError ? error : new MeshError('internal', 'inbox append failed', { cause: error }));
+      this.#listener.unstorable(
+        delivery,
+        error instanceof MeshError ? error : new MeshError('internal', 'inbox append failed', { cause: error }),
+      );
     }
   }
 
@@ -194,7 +199,7 @@ export class Ledger {
     }
     for (const [device, rows] of byDevice) {
       // Where a row cannot be removed it stays; the status record keeps it from being sent again.
-      this.remove(
+      void this.remove(
         device.recipient.userId,
         device.id,
         rows.map((row) => row.position),

@@ -1,6 +1,6 @@
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import type { Confirmation } from '@chatmesh/gen/chat/v1/router';
-import { type Logger, MeshError, sleep } from '@chatmesh/mesh';
+import { type Logger, type MeshError, sleep } from '@chatmesh/mesh';
 import { type ReceiptSubject, receiptOf } from '../domain/events.js';
 import type { InboxStore } from '../stores/inbox-store.js';
 import type { LogConsumer, LogRecord, MessageLog, Position } from '../stores/message-log.js';
@@ -121,9 +121,13 @@ export class Owner {
   async start(): Promise<void> {
     const { log, deadLetters, options } = this.#deps;
     this.#timer = setInterval(() => this.#sweep(), SWEEP_MS).unref();
-    this.#consumer = await log.consume((records) => this.#handle(records), { maxUnacknowledged: options.maxUnacknowledged });
+    this.#consumer = await log.consume((records) => this.#handle(records), {
+      maxUnacknowledged: options.maxUnacknowledged,
+    });
     this.#ledger.consumer = this.#consumer;
-    this.#deadConsumer = await deadLetters.consume((records) => void this.#tellFailures(records), { maxUnacknowledged: 1000 });
+    this.#deadConsumer = await deadLetters.consume((records) => void this.#tellFailures(records), {
+      maxUnacknowledged: 1000,
+    });
   }
 
   /** Leaves the log's consumers; what is unacknowledged goes to others, or waits. */
@@ -175,7 +179,9 @@ export class Owner {
 
   // What recipients need.
 
-  async lookUp(userId: string): Promise<{ user: DirectoryUser | null; sessions: { link: EdgeLink; number: number; deviceId: string }[] }> {
+  async lookUp(
+    userId: string,
+  ): Promise<{ user: DirectoryUser | null; sessions: { link: EdgeLink; number: number; deviceId: string }[] }> {
     const { directory, presence, logger } = this.#deps;
     const [user, located] = await Promise.all([
       directory.peek(userId) ?? this.whileUnavailable(() => directory.find(userId)),
@@ -267,7 +273,9 @@ export class Owner {
     const atMs = this.now();
     const { serverMessageId } = subject;
     await this.whileUnavailable(() =>
-      this.statuses.update([{ serverMessageId, base, deviceId: undefined, deliveredAtMs: 0, readAtMs: 0, failedAtMs: atMs, code }]),
+      this.statuses.update([
+        { serverMessageId, base, deviceId: undefined, deliveredAtMs: 0, readAtMs: 0, failedAtMs: atMs, code },
+      ]),
     );
     await this.whileUnavailable(() => this.#deps.log.publish([receiptOf(subject, MessageStatus.FAILED, atMs, code)]));
   }
@@ -279,7 +287,9 @@ export class Owner {
     for (let n = 1; n < handlingAttempts; n++) {
       if (this.#stop.signal.aborted) return;
       this.#deps.logger.warn({ err: error, position: record.position, attempt: n }, 'an event could not be handled');
-      await sleep(Math.min(HANDLING_RETRY_MAX_MS, handlingRetryMs * 2 ** (n - 1)), { signal: this.#stop.signal }).catch(() => {});
+      await sleep(Math.min(HANDLING_RETRY_MAX_MS, handlingRetryMs * 2 ** (n - 1)), { signal: this.#stop.signal }).catch(
+        () => {},
+      );
       if (this.#stop.signal.aborted) return;
       try {
         await this.whileUnavailable(attempt);
@@ -349,7 +359,9 @@ export class Owner {
   #retransmit(device: Device, nowMs: number): void {
     const { deliveryRetries, deliveryRetryMs } = this.#deps.options;
     for (const delivery of device.window.values()) {
-      const overdue = nowMs - delivery.sentAtMs >= deliveryRetryMs * (delivery.attempts < deliveryRetries ? 2 ** delivery.attempts : 1);
+      const overdue =
+        nowMs - delivery.sentAtMs >=
+        deliveryRetryMs * (delivery.attempts < deliveryRetries ? 2 ** delivery.attempts : 1);
       if (!overdue) {
         // The window is in order of transmission: what follows is younger, unless repeats have begun.
         if (delivery.attempts === 0) break;
@@ -377,7 +389,14 @@ export class Owner {
       async () => {
         const base = baseRecord(delivery.tracked.message, delivery.position);
         await inbox.append(
-          [{ userId: recipient.userId, deviceId: delivery.device.id, position: delivery.position, payload: delivery.tracked.payload }],
+          [
+            {
+              userId: recipient.userId,
+              deviceId: delivery.device.id,
+              position: delivery.position,
+              payload: delivery.tracked.payload,
+            },
+          ],
           this.now(),
         );
         if (base) await statuses.accept([base]);
@@ -390,7 +409,10 @@ export class Owner {
   }
 
   async #bury(record: LogRecord, error: unknown): Promise<void> {
-    this.#deps.logger.error({ err: error, position: record.position, kind: record.event.kind.case }, 'an event is given up');
+    this.#deps.logger.error(
+      { err: error, position: record.position, kind: record.event.kind.case },
+      'an event is given up',
+    );
     await this.whileUnavailable(() => this.#deps.deadLetters.publish([record.event]));
     this.acknowledge(record);
   }

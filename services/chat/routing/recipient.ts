@@ -1,4 +1,6 @@
+import { fromBinary } from '@bufbuild/protobuf';
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
+import { LogEventSchema } from '@chatmesh/gen/chat/v1/log';
 import { confirmableId, deviceMark, receiptOf } from '../domain/events.js';
 import { UNCLAIMED_DEVICE } from '../domain/ids.js';
 import type { InboxRow } from '../stores/inbox-store.js';
@@ -8,8 +10,6 @@ import { type Delivery, Device, type Tracked } from './device.js';
 import type { EdgeLink } from './edge-link.js';
 import { baseRecord } from './ledger.js';
 import type { Owner } from './owner.js';
-import { fromBinary } from '@bufbuild/protobuf';
-import { LogEventSchema } from '@chatmesh/gen/chat/v1/log';
 
 const PAGE = 256;
 /** A drain goes on when so many rows fit: a page for every single confirmation would cost more than it brings. */
@@ -102,10 +102,12 @@ export class Recipient {
     const device = this.devices.get(deviceId);
     for (const id of ids) device?.settling.add(id);
     const done = this.#late.then(() => this.#confirmLate(deviceId, status, ids));
-    this.#late = done.catch(() => {}).then(() => {
-      for (const id of ids) device?.settling.delete(id);
-      if (device) this.resume(device);
-    });
+    this.#late = done
+      .catch(() => {})
+      .then(() => {
+        for (const id of ids) device?.settling.delete(id);
+        if (device) this.resume(device);
+      });
     return done;
   }
 
@@ -190,7 +192,7 @@ export class Recipient {
 
   #hold(record: LogRecord, waiting: Promise<void>): void {
     this.#busy = true;
-    waiting
+    void waiting
       .catch((error) => this.#owner.retry(record, () => this.#step(record) ?? Promise.resolve(), error))
       .then(() => {
         this.#busy = false;
@@ -203,7 +205,8 @@ export class Recipient {
     switch (kind.case) {
       case 'message':
         if (!this.#exists) return this.#refuseMessage(record);
-        if (record.mayRepeat || this.#owner.seen(kind.value.serverMessageId, kind.value.copy, record.position)) return this.#deliverUnconfirmed(record);
+        if (record.mayRepeat || this.#owner.seen(kind.value.serverMessageId, kind.value.copy, record.position))
+          return this.#deliverUnconfirmed(record);
         this.#deliver(record, undefined);
         return undefined;
       case 'receipt':
@@ -270,7 +273,11 @@ export class Recipient {
         rows.map((row) => ({ ...row, deviceId: device.id })),
         now(),
       );
-      await inbox.remove(this.userId, UNCLAIMED_DEVICE, rows.map((row) => row.position));
+      await inbox.remove(
+        this.userId,
+        UNCLAIMED_DEVICE,
+        rows.map((row) => row.position),
+      );
     }
   }
 
@@ -313,7 +320,8 @@ export class Recipient {
       if (message?.copy && device.id === message.senderDeviceId) continue;
       if (known?.devices.includes(deviceMark(message?.copy ?? false, device.id))) continue;
       tracked.open++;
-      if (device.state === 'live' && device.hasRoom(message !== undefined)) this.#transmit(device, tracked, record.position, 'none', true);
+      if (device.state === 'live' && device.hasRoom(message !== undefined))
+        this.#transmit(device, tracked, record.position, 'none', true);
       else {
         if (device.state === 'live') device.state = 'draining';
         this.store(newDelivery(tracked, device, record.position, true));
@@ -351,7 +359,9 @@ export class Recipient {
         const { room } = device;
         if (room < MIN_PAGE) break;
         const appends = device.appends;
-        const rows = await this.#owner.whileUnavailable(() => inbox.page(this.userId, device.id, device.cursor, Math.min(room, PAGE)));
+        const rows = await this.#owner.whileUnavailable(() =>
+          inbox.page(this.userId, device.id, device.cursor, Math.min(room, PAGE)),
+        );
         if (device.session !== session) continue;
         // A row that is still on its way may stand below one that has arrived.
         const readable = device.appending.size === 0 ? rows : belowAll(rows, device.appending);
@@ -364,7 +374,11 @@ export class Recipient {
         }
         const events = readable.map((row) => fromBinary(LogEventSchema, row.payload));
         const known = await this.#owner.whileUnavailable(() =>
-          statuses.get(events.map((e) => (e.kind.case === 'message' ? e.kind.value.serverMessageId : '')).filter((id) => id !== '')),
+          statuses.get(
+            events
+              .map((e) => (e.kind.case === 'message' ? e.kind.value.serverMessageId : ''))
+              .filter((id) => id !== ''),
+          ),
         );
         if (device.session !== session) continue;
         let next = 0;
@@ -436,7 +450,15 @@ export class Recipient {
     const base = baseRecord(message, tracked.record?.position ?? '');
     if (message.copy) {
       this.#owner.confirmed({
-        update: { serverMessageId: tracked.id, base: undefined, deviceId: mark, deliveredAtMs: 0, readAtMs: 0, failedAtMs: 0, code: '' },
+        update: {
+          serverMessageId: tracked.id,
+          base: undefined,
+          deviceId: mark,
+          deliveredAtMs: 0,
+          readAtMs: 0,
+          failedAtMs: 0,
+          code: '',
+        },
         receipt: undefined,
         delivery,
       });
@@ -477,14 +499,23 @@ export class Recipient {
         } else if (record?.senderId === this.userId) {
           elsewhere.add(id);
           this.#owner.confirmed({
-            update: { serverMessageId: id, base: undefined, deviceId: deviceMark(true, deviceId), deliveredAtMs: 0, readAtMs: 0, failedAtMs: 0, code: '' },
+            update: {
+              serverMessageId: id,
+              base: undefined,
+              deviceId: deviceMark(true, deviceId),
+              deliveredAtMs: 0,
+              readAtMs: 0,
+              failedAtMs: 0,
+              code: '',
+            },
             receipt: undefined,
             delivery: undefined,
           });
         } else unknown.push(id);
       });
       await this.#owner.barrier();
-      if (positions.length > 0 && this.devices.get(deviceId)?.state !== 'live') await this.#owner.remove(this.userId, deviceId, positions);
+      if (positions.length > 0 && this.devices.get(deviceId)?.state !== 'live')
+        await this.#owner.remove(this.userId, deviceId, positions);
     }
     if (elsewhere.size > 0) await this.#removeByIds(deviceId, elsewhere);
     return unknown;
@@ -505,7 +536,8 @@ export class Recipient {
         failedAtMs: 0,
         code: '',
       },
-      receipt: news && !failed ? receiptOf(record, read ? MessageStatus.READ : MessageStatus.DELIVERED, atMs) : undefined,
+      receipt:
+        news && !failed ? receiptOf(record, read ? MessageStatus.READ : MessageStatus.DELIVERED, atMs) : undefined,
       delivery: undefined,
     });
   }
@@ -518,7 +550,12 @@ export class Recipient {
       const rows = await this.#owner.whileUnavailable(() => this.#owner.inbox.page(this.userId, deviceId, after, PAGE));
       if (rows.length === 0) return;
       const found = rows.filter((row) => ids.delete(confirmableId(fromBinary(LogEventSchema, row.payload)) ?? ''));
-      if (found.length > 0) await this.#owner.remove(this.userId, deviceId, found.map((row) => row.position));
+      if (found.length > 0)
+        await this.#owner.remove(
+          this.userId,
+          deviceId,
+          found.map((row) => row.position),
+        );
       after = (rows.at(-1) as InboxRow).position;
     }
   }

@@ -24,7 +24,9 @@ export class Sweeper {
 
   start(): void {
     this.#timer = setInterval(() => {
-      this.sweep().catch((error) => this.#deps.logger.error({ err: error }, 'the sweep of expired messages stopped; it goes on in an hour'));
+      this.sweep().catch((error) =>
+        this.#deps.logger.error({ err: error }, 'the sweep of expired messages stopped; it goes on in an hour'),
+      );
     }, SWEEP_EVERY_MS).unref();
   }
 

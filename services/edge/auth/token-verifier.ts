@@ -58,7 +58,8 @@ export class TokenVerifier {
    * @throws MeshError `unauthenticated` for anything wrong with the token, `unavailable` when the keys cannot be had.
    */
   async verify(token: string): Promise<VerifiedToken> {
-    if (token.length === 0 || token.length > MAX_TOKEN_LENGTH) throw unauthenticated('the token is missing or too long');
+    if (token.length === 0 || token.length > MAX_TOKEN_LENGTH)
+      throw unauthenticated('the token is missing or too long');
     const key = createHash('sha256').update(token).digest('base64');
     const known = this.#verified.get(key);
     if (known && known.expiresAtMs > this.#now()) return known;
@@ -142,7 +143,8 @@ function identityOf(payload: JWTPayload, external: boolean): VerifiedToken {
 function refusal(error: unknown): MeshError {
   if (error instanceof MeshError) return error;
   if (error instanceof errors.JWTExpired) return unauthenticated('the token has expired');
-  if (error instanceof errors.JWKSTimeout) return new MeshError('unavailable', 'the keys of the token issuer cannot be had');
+  if (error instanceof errors.JWKSTimeout)
+    return new MeshError('unavailable', 'the keys of the token issuer cannot be had');
   if (error instanceof errors.JOSEError) return unauthenticated('the token is not valid');
   return new MeshError('unavailable', 'the keys of the token issuer cannot be had', { cause: error });
 }

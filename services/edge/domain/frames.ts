@@ -58,15 +58,18 @@ export function parseFrame(text: string): ClientAction {
   } catch {
     throw invalid('the frame is not JSON');
   }
-  if (typeof frame !== 'object' || frame === null || Array.isArray(frame)) throw invalid('the frame is not a JSON object');
+  if (typeof frame !== 'object' || frame === null || Array.isArray(frame))
+    throw invalid('the frame is not a JSON object');
   const fields = frame as Record<string, unknown>;
   if (fields.content !== undefined || fields.sealed !== undefined) return parseSend(fields);
   if (fields.status !== undefined) return parseReceipt(fields);
-  if (fields.ack !== undefined) return { kind: 'confirm', status: MessageStatus.UNSPECIFIED, ids: ids(fields.ack, 'ack', MAX_IDS) };
+  if (fields.ack !== undefined)
+    return { kind: 'confirm', status: MessageStatus.UNSPECIFIED, ids: ids(fields.ack, 'ack', MAX_IDS) };
   if (fields.auth !== undefined) return parseAuth(fields.auth);
   if (fields.presence !== undefined) return parsePresence(fields.presence);
   if (fields.typing !== undefined) return parseTyping(fields.typing);
-  if (fields.client_message_id !== undefined || fields.receiver_id !== undefined) throw invalid('content or sealed is missing');
+  if (fields.client_message_id !== undefined || fields.receiver_id !== undefined)
+    throw invalid('content or sealed is missing');
   throw invalid('the frame is none of send, receipt, ack, auth, presence, typing');
 }
 
@@ -86,13 +89,20 @@ export function encodePayload(payload: MessagePayload['payload']): Uint8Array {
 }
 
 function parseSend(fields: Record<string, unknown>): ClientAction {
-  const { sender_id: senderId, receiver_id: receiverId, group_id: groupId, client_message_id: clientMessageId } = fields;
+  const {
+    sender_id: senderId,
+    receiver_id: receiverId,
+    group_id: groupId,
+    client_message_id: clientMessageId,
+  } = fields;
   if (!isUuid(senderId)) throw invalid('sender_id must be a UUID in lower-case text');
   if (!isUuid(clientMessageId)) throw invalid('client_message_id must be a UUID in lower-case text');
-  if ((receiverId === undefined) === (groupId === undefined)) throw invalid('exactly one of receiver_id and group_id must be given');
+  if ((receiverId === undefined) === (groupId === undefined))
+    throw invalid('exactly one of receiver_id and group_id must be given');
   if (receiverId !== undefined && !isUuid(receiverId)) throw invalid('receiver_id must be a UUID in lower-case text');
   if (groupId !== undefined && !isUuid(groupId)) throw invalid('group_id must be a UUID in lower-case text');
-  if (fields.content !== undefined && fields.sealed !== undefined) throw invalid('exactly one of content and sealed must be given');
+  if (fields.content !== undefined && fields.sealed !== undefined)
+    throw invalid('exactly one of content and sealed must be given');
   checkTimestamp(fields.timestamp);
   let payload: MessagePayload['payload'];
   if (fields.content !== undefined) {
@@ -118,18 +128,21 @@ function parseSealed(value: unknown): MessagePayload['payload'] {
   for (const [deviceId, header] of Object.entries(object(sealed.headers, 'sealed.headers'))) {
     if (!isUuid(deviceId)) throw invalid('sealed.headers must be keyed by device_id');
     const { key_id: keyId, data } = object(header, `sealed.headers.${deviceId}`);
-    if (typeof keyId !== 'string' || keyId.length === 0 || keyId.length > MAX_KEY_ID_LENGTH) throw invalid('key_id must be text of 1 to 64 characters');
+    if (typeof keyId !== 'string' || keyId.length === 0 || keyId.length > MAX_KEY_ID_LENGTH)
+      throw invalid('key_id must be text of 1 to 64 characters');
     headers[deviceId] = { keyId, data: base64(data, 'data', MAX_SEALED_KEY_BYTES) };
   }
   return create(MessagePayloadSchema, { payload: { case: 'sealed', value: { body, headers } } }).payload;
 }
 
 function parseReceipt(fields: Record<string, unknown>): ClientAction {
-  const status = fields.status === 'delivered' ? MessageStatus.DELIVERED : fields.status === 'read' ? MessageStatus.READ : undefined;
+  const status =
+    fields.status === 'delivered' ? MessageStatus.DELIVERED : fields.status === 'read' ? MessageStatus.READ : undefined;
   if (status === undefined) throw invalid('status must be delivered or read');
   checkTimestamp(fields.timestamp);
   const { server_message_id: one, server_message_ids: many } = fields;
-  if ((one === undefined) === (many === undefined)) throw invalid('exactly one of server_message_id and server_message_ids must be given');
+  if ((one === undefined) === (many === undefined))
+    throw invalid('exactly one of server_message_id and server_message_ids must be given');
   if (many !== undefined) return { kind: 'confirm', status, ids: ids(many, 'server_message_ids', MAX_IDS) };
   if (!isUuid(one)) throw invalid('server_message_id must be a UUID in lower-case text');
   return { kind: 'confirm', status, ids: [one] };
@@ -159,7 +172,8 @@ function parseTyping(value: unknown): ClientAction {
 }
 
 function ids(value: unknown, name: string, max: number): string[] {
-  if (!Array.isArray(value) || value.length === 0 || value.length > max) throw invalid(`${name} must be a list of 1 to ${max} UUIDs`);
+  if (!Array.isArray(value) || value.length === 0 || value.length > max)
+    throw invalid(`${name} must be a list of 1 to ${max} UUIDs`);
   for (const id of value) if (!isUuid(id)) throw invalid(`${name} must hold UUIDs in lower-case text`);
   return value;
 }
@@ -178,7 +192,8 @@ function base64(value: unknown, name: string, maxBytes: number): Uint8Array {
 
 function checkTimestamp(value: unknown): void {
   if (value === undefined) return;
-  if (typeof value !== 'string' || !RFC3339.test(value) || Number.isNaN(Date.parse(value))) throw invalid('timestamp must be an RFC 3339 time');
+  if (typeof value !== 'string' || !RFC3339.test(value) || Number.isNaN(Date.parse(value)))
+    throw invalid('timestamp must be an RFC 3339 time');
 }
 
 function invalid(message: string): MeshError {

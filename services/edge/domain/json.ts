@@ -23,7 +23,12 @@ export function rfc3339(ms: number): string {
 }
 
 /** The frame that says a message is accepted. Ids and times need no escaping. */
-export function acceptedJson(clientMessageId: string, serverMessageId: string, acceptedAtMs: number, deduplicated: boolean): string {
+export function acceptedJson(
+  clientMessageId: string,
+  serverMessageId: string,
+  acceptedAtMs: number,
+  deduplicated: boolean,
+): string {
   const tail = deduplicated ? ',"deduplicated":true}' : '}';
   return `{"status":"sent","timestamp":"${rfc3339(acceptedAtMs)}","client_message_id":"${clientMessageId}","server_message_id":"${serverMessageId}"${tail}`;
 }

@@ -1,11 +1,18 @@
 import { readFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import { createSecureServer, createServer as createH2Server, type Http2SecureServer, type Http2Server, type Http2ServerRequest, type Http2ServerResponse } from 'node:http2';
+import {
+  createServer as createH2Server,
+  createSecureServer,
+  type Http2SecureServer,
+  type Http2Server,
+  type Http2ServerRequest,
+  type Http2ServerResponse,
+} from 'node:http2';
 import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo, Server as NetServer } from 'node:net';
+import { MeshError, PortInUseError } from '@chatmesh/mesh';
 import { cors as connectCors } from '@connectrpc/connect';
 import { connectNodeAdapter } from '@connectrpc/connect-node';
-import { MeshError, PortInUseError } from '@chatmesh/mesh';
 import type { EdgeConfig } from '../config.js';
 import { type RpcDeps, routes } from '../rpc.js';
 import { page } from './page.js';
@@ -64,7 +71,9 @@ export class Listeners {
 
   /** Stops taking connections and ends those that are left. */
   async close(): Promise<void> {
-    const closed = [this.#http1, this.#http2].map((server) => new Promise<void>((resolve) => server.close(() => resolve())));
+    const closed = [this.#http1, this.#http2].map(
+      (server) => new Promise<void>((resolve) => server.close(() => resolve())),
+    );
     this.#http1.closeAllConnections();
     await Promise.race([Promise.all(closed), new Promise((resolve) => setTimeout(resolve, 500).unref())]);
   }
@@ -110,7 +119,8 @@ function refuse(response: Response, status: number, error: MeshError): void {
 
 function tlsOf({ tlsCert, tlsKey }: EdgeConfig): { cert: Buffer; key: Buffer; allowHTTP1: boolean } | undefined {
   if (tlsCert === undefined && tlsKey === undefined) return undefined;
-  if (tlsCert === undefined || tlsKey === undefined) throw new MeshError('failed_precondition', 'EDGE_TLS_CERT and EDGE_TLS_KEY must be set together');
+  if (tlsCert === undefined || tlsKey === undefined)
+    throw new MeshError('failed_precondition', 'EDGE_TLS_CERT and EDGE_TLS_KEY must be set together');
   const read = (variable: string, file: string) => {
     try {
       return readFileSync(file);
@@ -123,7 +133,9 @@ function tlsOf({ tlsCert, tlsKey }: EdgeConfig): { cert: Buffer; key: Buffer; al
 
 function bind(server: NetServer, host: string, port: number, variable: string): Promise<void> {
   return new Promise((resolve, reject) => {
-    server.once('error', (error: NodeJS.ErrnoException) => reject(error.code === 'EADDRINUSE' ? new PortInUseError(variable, port) : error));
+    server.once('error', (error: NodeJS.ErrnoException) =>
+      reject(error.code === 'EADDRINUSE' ? new PortInUseError(variable, port) : error),
+    );
     server.listen({ host, port, backlog: 4096 }, () => resolve());
   });
 }

@@ -4,7 +4,7 @@ import { type ClientFrame, MessageStatus, type ServerFrame, ServerFrameSchema } 
 import { type LogEvent, type MessageEvent, MessagePayloadSchema } from '@chatmesh/gen/chat/v1/log';
 import { Mailbox, MeshError } from '@chatmesh/mesh';
 import { streamErrorKind } from '../domain/close-codes.js';
-import { checkContent, type ClientAction, encodePayload } from '../domain/frames.js';
+import { type ClientAction, checkContent, encodePayload } from '../domain/frames.js';
 import type { ClientSink } from '../sessions/session.js';
 
 /** A window of events and the answers to what the client may have unanswered fit in several times over. */
@@ -43,19 +43,29 @@ export class StreamSink implements ClientSink {
   }
 
   accepted(clientMessageId: string, serverMessageId: string, acceptedAtMs: number, deduplicated: boolean): void {
-    this.#offer({ case: 'accepted', value: { clientMessageId, serverMessageId, deduplicated, timestamp: timestampFromMs(acceptedAtMs) } });
+    this.#offer({
+      case: 'accepted',
+      value: { clientMessageId, serverMessageId, deduplicated, timestamp: timestampFromMs(acceptedAtMs) },
+    });
   }
 
   event(event: LogEvent): void {
-    if (event.kind.case === 'message') this.#offer({ case: 'message', value: messageFrame(event.kind.value, this.#deviceId) });
+    if (event.kind.case === 'message')
+      this.#offer({ case: 'message', value: messageFrame(event.kind.value, this.#deviceId) });
     else if (event.kind.case === 'receipt') {
       const { status, atMs, serverMessageId, clientMessageId, eventId, code } = event.kind.value;
-      this.#offer({ case: 'receipt', value: { status, serverMessageId, clientMessageId, eventId, code, timestamp: timestampFromMs(Number(atMs)) } });
+      this.#offer({
+        case: 'receipt',
+        value: { status, serverMessageId, clientMessageId, eventId, code, timestamp: timestampFromMs(Number(atMs)) },
+      });
     }
   }
 
   error(error: MeshError, clientMessageId: string): void {
-    this.#offer({ case: 'error', value: { code: error.kind, message: error.message, retryAfterMs: error.retryAfterMs ?? 0, clientMessageId } });
+    this.#offer({
+      case: 'error',
+      value: { code: error.kind, message: error.message, retryAfterMs: error.retryAfterMs ?? 0, clientMessageId },
+    });
   }
 
   caughtUp(): void {
@@ -120,7 +130,9 @@ export function actionOf(frame: ClientFrame): ClientAction {
 }
 
 /** A message as its sender hands it in over a stream or a call. @throws MeshError `invalid_argument` */
-export function sendActionOf(send: Extract<ClientFrame['frame'], { case: 'send' }>['value']): Extract<ClientAction, { kind: 'send' }> {
+export function sendActionOf(
+  send: Extract<ClientFrame['frame'], { case: 'send' }>['value'],
+): Extract<ClientAction, { kind: 'send' }> {
   const { target, payload } = send;
   if (payload.case === 'content') checkContent(payload.value);
   return {
@@ -144,7 +156,10 @@ function messageFrame(message: MessageEvent, deviceId: string): Extract<FrameIni
     timestamp: timestampFromMs(Number(message.acceptedAtMs)),
     payload:
       payload.case === 'sealed'
-        ? { case: 'sealed', value: { body: payload.value.body, keyId: header?.keyId ?? '', data: header?.data ?? new Uint8Array(0) } }
+        ? {
+            case: 'sealed',
+            value: { body: payload.value.body, keyId: header?.keyId ?? '', data: header?.data ?? new Uint8Array(0) },
+          }
         : payload,
   } as Extract<FrameInit, { case: 'message' }>['value'];
 }

@@ -59,8 +59,13 @@ export class WebSocketEndpoint {
   async #admit(request: IncomingMessage): Promise<VerifiedToken> {
     if (pathOf(request) !== '/connect') throw new MeshError('not_found', 'no such path');
     const token = tokenOf(request);
-    if (token === undefined) throw new MeshError('unauthenticated', 'a token is required: Authorization: Bearer <JWT>, or the subprotocol bearer.<JWT>');
-    if (this.#pending >= MAX_PENDING_UPGRADES) throw new MeshError('unavailable', 'too many connections at once, try again');
+    if (token === undefined)
+      throw new MeshError(
+        'unauthenticated',
+        'a token is required: Authorization: Bearer <JWT>, or the subprotocol bearer.<JWT>',
+      );
+    if (this.#pending >= MAX_PENDING_UPGRADES)
+      throw new MeshError('unavailable', 'too many connections at once, try again');
     this.#pending++;
     try {
       return await this.#admission.admitConnection(token, this.#sessions);
@@ -102,7 +107,10 @@ function onMessage(this: WebSocket, data: RawData, isBinary: boolean): void {
     else sessions.refuse(session, toMeshError(error), clientMessageIdOf(text));
     return;
   }
-  if ((data as Buffer).length > MAX_FRAME_BYTES && !(action.kind === 'send' && action.sealed && action.groupId !== '')) {
+  if (
+    (data as Buffer).length > MAX_FRAME_BYTES &&
+    !(action.kind === 'send' && action.sealed && action.groupId !== '')
+  ) {
     sessions.close(session, CLOSE.tooBig, 'the frame is too big');
     return;
   }

@@ -1,4 +1,5 @@
 import { create } from '@bufbuild/protobuf';
+import type { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import {
   AttachResultSchema,
   ConfirmationSchema,
@@ -10,7 +11,6 @@ import {
   type Submit,
   type SubmitResult,
 } from '@chatmesh/gen/chat/v1/router';
-import type { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import { type BidiCall, createClient, type Logger, MeshError } from '@chatmesh/mesh';
 import type { Session } from '../sessions/session.js';
 
@@ -189,7 +189,8 @@ export class RouterStream {
     const answers = [...this.#answers.values()];
     this.#answers.clear();
     for (const answer of answers) answer(unavailable());
-    if (!this.#closed && this.#heard) this.#logger.warn({ router: this.address, err: error }, 'the stream to a router is gone; connecting again');
+    if (!this.#closed && this.#heard)
+      this.#logger.warn({ router: this.address, err: error }, 'the stream to a router is gone; connecting again');
     this.#listener.disconnected(this, untaken);
     if (this.#closed) return;
     // Full jitter: edges that lost the same router do not return at the same moment.

@@ -6,7 +6,12 @@ import { type Logger, MeshError } from '@chatmesh/mesh';
 import { CLOSE } from '../domain/close-codes.js';
 import type { ClientAction } from '../domain/frames.js';
 import { rendezvous } from '../domain/rendezvous.js';
-import { type RouterListener, RouterStream, type SubmitAnswer, type UntakenConfirmation } from '../routing/router-stream.js';
+import {
+  type RouterListener,
+  RouterStream,
+  type SubmitAnswer,
+  type UntakenConfirmation,
+} from '../routing/router-stream.js';
 import { type ClientSink, type Identity, Session } from './session.js';
 
 /** Told of every session that begins or ends. */
@@ -19,7 +24,12 @@ export interface SessionObserver {
 export type TokenCheck = (token: string) => Promise<Identity>;
 
 /** Confirms for a device whose session is gone. */
-export type ConfirmElsewhere = (userId: string, deviceId: string, status: MessageStatus, ids: string[]) => Promise<void>;
+export type ConfirmElsewhere = (
+  userId: string,
+  deviceId: string,
+  status: MessageStatus,
+  ids: string[],
+) => Promise<void>;
 
 export interface SessionTableDeps {
   readonly edgeId: string;
@@ -100,7 +110,8 @@ export class SessionTable implements RouterListener {
   open(identity: Identity, sink: ClientSink): Session {
     const session = new Session(this.#nextNumber++, identity, sink, this.#deps.now());
     for (const other of this.of(identity.userId)) {
-      if (other.deviceId === identity.deviceId) this.close(other, CLOSE.replaced, 'replaced by a newer connection of the same device');
+      if (other.deviceId === identity.deviceId)
+        this.close(other, CLOSE.replaced, 'replaced by a newer connection of the same device');
     }
     this.#sessions.set(session.number, session);
     const others = this.of(identity.userId);
@@ -153,7 +164,8 @@ export class SessionTable implements RouterListener {
   /** Answers a frame with an error; ten in a row close the connection. */
   refuse(session: Session, error: MeshError, clientMessageId: string): void {
     session.sink.error(error, clientMessageId);
-    if (error.kind === 'invalid_argument' && ++session.refused >= MAX_REFUSED) this.close(session, CLOSE.policy, 'too many bad frames');
+    if (error.kind === 'invalid_argument' && ++session.refused >= MAX_REFUSED)
+      this.close(session, CLOSE.policy, 'too many bad frames');
   }
 
   /** Hands a message to the router that accepts for its sender. */
@@ -182,7 +194,8 @@ export class SessionTable implements RouterListener {
 
   connected(stream: RouterStream): void {
     for (const session of this.#sessions.values()) {
-      if (!session.owner && (!session.announced || this.#routerOf(session.userId) === stream)) this.#announce(session, session.announced);
+      if (!session.owner && (!session.announced || this.#routerOf(session.userId) === stream))
+        this.#announce(session, session.announced);
     }
   }
 
@@ -208,7 +221,8 @@ export class SessionTable implements RouterListener {
     }
     for (const { session: number, serverMessageIds } of response.refused) {
       const session = this.#sessions.get(number);
-      if (session) this.refuse(session, new MeshError('not_found', `not sent to this user: ${serverMessageIds.join(', ')}`), '');
+      if (session)
+        this.refuse(session, new MeshError('not_found', `not sent to this user: ${serverMessageIds.join(', ')}`), '');
     }
     for (const { session: number, code, reason } of response.close) {
       const session = this.#sessions.get(number);
@@ -271,7 +285,11 @@ export class SessionTable implements RouterListener {
   #send(session: Session, action: Extract<ClientAction, { kind: 'send' }>): void {
     const { clientMessageId } = action;
     if (action.senderId !== session.userId) {
-      this.refuse(session, new MeshError('permission_denied', 'sender_id is not the user of the token'), clientMessageId);
+      this.refuse(
+        session,
+        new MeshError('permission_denied', 'sender_id is not the user of the token'),
+        clientMessageId,
+      );
       return;
     }
     if (++session.unanswered >= MAX_UNANSWERED && !session.paused) {
@@ -284,7 +302,12 @@ export class SessionTable implements RouterListener {
       if (result instanceof MeshError) session.sink.error(result, clientMessageId);
       else if (result.refusal) session.sink.error(refusalError(result.refusal), clientMessageId);
       else {
-        session.sink.accepted(clientMessageId, result.serverMessageId, Number(result.acceptedAtMs), result.deduplicated);
+        session.sink.accepted(
+          clientMessageId,
+          result.serverMessageId,
+          Number(result.acceptedAtMs),
+          result.deduplicated,
+        );
         if (result.receiptEvent.length > 0) session.sink.event(fromBinary(LogEventSchema, result.receiptEvent));
       }
       if (session.paused) this.#relieve(session);
@@ -309,7 +332,12 @@ export class SessionTable implements RouterListener {
   #confirmElsewhere(session: Session, status: MessageStatus, ids: string[]): void {
     this.#deps
       .confirmElsewhere(session.userId, session.deviceId, status, ids)
-      .catch((error) => this.#deps.logger.warn({ err: error }, 'a confirmation of an ended session was not taken; its events are sent again'));
+      .catch((error) =>
+        this.#deps.logger.warn(
+          { err: error },
+          'a confirmation of an ended session was not taken; its events are sent again',
+        ),
+      );
   }
 
   async #renew(session: Session, token: string): Promise<void> {
@@ -320,7 +348,12 @@ export class SessionTable implements RouterListener {
       }
       session.expiresAtMs = identity.expiresAtMs;
     } catch (error) {
-      if (!session.closed) this.refuse(session, error instanceof MeshError ? error : new MeshError('unauthenticated', 'the token is not valid'), '');
+      if (!session.closed)
+        this.refuse(
+          session,
+          error instanceof MeshError ? error : new MeshError('unauthenticated', 'the token is not valid'),
+          '',
+        );
     }
   }
 
