@@ -61,8 +61,6 @@ export interface DrainJob extends JobBase {
 /** Connections that do nothing. */
 export interface IdleJob extends JobBase {
   kind: 'idle';
-  /** Opened before the first look at memory, so that what is paid once is not counted per connection. */
-  warmUpAccounts: Account[];
   accounts: Account[];
 }
 
@@ -133,10 +131,12 @@ export interface DrainResult {
 
 export interface IdleResult {
   connections: number;
+  /** Without connections. */
   before: Memory;
+  /** With them, as the process is when it is left alone. */
   after: Memory;
-  /** False when memory was still moving at the end of the wait. */
-  settled: boolean;
+  /** With them, and the garbage collected. */
+  collected: Memory;
   connectSeconds: number;
   connectServerCpuSeconds: number;
 }

@@ -2,7 +2,7 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { Account } from './jobs.js';
@@ -34,10 +34,13 @@ export interface StartOptions {
   profile?: string | undefined;
   /** Where the data lives; a new directory by default. */
   directory?: string;
+  /** The server collects its garbage at SIGUSR2. */
+  collectOnSignal?: boolean;
 }
 
 const BASELINE = fileURLToPath(new URL('./baseline.js', import.meta.url));
 const MESH = fileURLToPath(new URL('../../services/dist/main.js', import.meta.url));
+const COLLECT_ON_SIGNAL = new URL('./collect-on-signal.js', import.meta.url).href;
 const READY_TIMEOUT_MS = 60_000;
 const READY_POLL_MS = 10;
 
@@ -55,7 +58,7 @@ async function startBaseline(target: TargetName, options: StartOptions): Promise
   const directory = options.directory ?? dataDirectory();
   const receipts = target === 'baseline';
   const began = performance.now();
-  const args = [...profileArgs(options), BASELINE, '--data', directory, ...(receipts ? [] : ['--no-receipts'])];
+  const args = [...nodeArgs(options), BASELINE, '--data', directory, ...(receipts ? [] : ['--no-receipts'])];
   const server = new ServerProcess(args, process.env);
   const { port } = JSON.parse(await server.firstLine()) as { port: number };
   const accountOf = (userId: string): Account => ({ userId, token: userId });
@@ -79,7 +82,7 @@ async function startMesh(options: StartOptions): Promise<Server> {
   const [edge, edgeH2, chat, user, presence, admin] = await freePorts(6);
   const secret = randomBytes(32).toString('hex');
   const began = performance.now();
-  const server = new ServerProcess([...profileArgs(options), MESH], {
+  const server = new ServerProcess([...nodeArgs(options), MESH], {
     ...process.env,
     EDGE_PORT: `${edge}`,
     EDGE_H2_PORT: `${edgeH2}`,
@@ -121,10 +124,10 @@ async function finish(server: ServerProcess, options: StartOptions, directory: s
   }
 }
 
-function profileArgs({ profile }: StartOptions): string[] {
-  if (!profile) return [];
-  const at = profile.lastIndexOf('/');
-  return ['--cpu-prof', `--cpu-prof-dir=${profile.slice(0, at)}`, `--cpu-prof-name=${profile.slice(at + 1)}`];
+function nodeArgs({ profile, collectOnSignal }: StartOptions): string[] {
+  const args = collectOnSignal ? ['--expose-gc', '--import', COLLECT_ON_SIGNAL] : [];
+  if (profile) args.push('--cpu-prof', `--cpu-prof-dir=${dirname(profile)}`, `--cpu-prof-name=${basename(profile)}`);
+  return args;
 }
 
 async function untilReady(url: string): Promise<void> {

@@ -83,28 +83,22 @@ export async function runDrain(job: DrainJob): Promise<DrainResult> {
   };
 }
 
-/** Opens connections that stay idle and compares the server's memory. */
+/** Opens connections that stay idle and looks at the server's memory. The server collects garbage at SIGUSR2. */
 export async function runIdle(job: IdleJob): Promise<IdleResult> {
-  const connect = async (accounts: IdleJob['accounts']) => {
-    const traffic = new Traffic(
-      accounts.map((account) => ({ sender: account, recipient: [account] })),
-      { ...job, online: false },
-    );
-    await traffic.connect();
-    return traffic;
-  };
-  const first = await connect(job.warmUpAccounts);
-  const before = await settledMemory(job.serverPid);
+  const routes = job.accounts.map((account) => ({ sender: account, recipient: [account] }));
+  const traffic = new Traffic(routes, { ...job, online: false });
+  const before = await collectedMemory(job.serverPid);
   const watch = stopwatch(job.serverPid);
-  const rest = await connect(job.accounts);
+  await traffic.connect();
   const { seconds, serverCpuSeconds } = watch();
-  const after = await Promise.race([settledMemory(job.serverPid), first.failed, rest.failed]);
-  await Promise.all([first.end(), rest.end()]);
+  const after = await Promise.race([settledMemory(job.serverPid), traffic.failed]);
+  const collected = await Promise.race([collectedMemory(job.serverPid), traffic.failed]);
+  await traffic.end();
   return {
     connections: job.accounts.length,
-    before: before.memory,
-    after: after.memory,
-    settled: before.settled && after.settled,
+    before,
+    after,
+    collected,
     connectSeconds: seconds,
     connectServerCpuSeconds: serverCpuSeconds,
   };
@@ -125,16 +119,21 @@ function stopwatch(serverPid: number) {
   };
 }
 
-async function settledMemory(serverPid: number): Promise<{ memory: Memory; settled: boolean }> {
+/** The server's memory after its garbage was collected, which gives pages back little by little. */
+function collectedMemory(serverPid: number): Promise<Memory> {
+  return settledMemory(serverPid, () => process.kill(serverPid, 'SIGUSR2'));
+}
+
+/** The server's memory once it has settled, or at the end of the wait. */
+async function settledMemory(serverPid: number, everySecond: () => void = () => {}): Promise<Memory> {
   const samples: Memory[] = [];
   for (let second = 0; second < SETTLE_TIMEOUT_SECONDS; second++) {
+    everySecond();
     await sleep(1000);
     samples.push(memory(serverPid));
     const recent = samples.slice(-SETTLED_SAMPLES).map(({ residentKiB }) => residentKiB);
     const range = Math.max(...recent) - Math.min(...recent);
-    if (recent.length === SETTLED_SAMPLES && range <= SETTLED_SHARE * Math.max(...recent)) {
-      return { memory: samples.at(-1) as Memory, settled: true };
-    }
+    if (recent.length === SETTLED_SAMPLES && range <= SETTLED_SHARE * Math.max(...recent)) break;
   }
-  return { memory: samples.at(-1) as Memory, settled: false };
+  return samples.at(-1) as Memory;
 }

@@ -1,62 +1,71 @@
+import { rmSync } from 'node:fs';
 import { type Bench, medians, type Outcome, type Rounds, type Row } from '../bench.js';
-import type { IdleResult } from '../jobs.js';
+import type { Account, IdleResult } from '../jobs.js';
 import { runJob } from '../load-process.js';
 import { openFilesLimit } from '../procfs.js';
+import { dataDirectory, type TargetName } from '../targets.js';
 import { MAX_IDS_PER_RECEIPT } from './steady.js';
 
-/**
- * Opened first: the young generation of the server's heap grows to its working size with them, which costs tens of
- * MiB once and would be taken for a cost per connection.
- */
-const WARM_UP_CONNECTIONS = 5_000;
 /** Files that a process has open besides the connections. */
 const OTHER_FILES = 500;
 
-/** Memory that a connection costs which does nothing. */
+/** Memory that connections cost which do nothing. */
 export async function idle(bench: Bench): Promise<Outcome> {
-  const possible = openFilesLimit() - OTHER_FILES - WARM_UP_CONNECTIONS;
-  if (possible < 1_000)
-    throw new Error(`the limit of open files is ${openFilesLimit()} (ulimit -n): too few connections`);
+  const possible = openFilesLimit() - OTHER_FILES;
+  if (possible < 1_000) throw new Error(`the limit of open files is ${openFilesLimit()} (ulimit -n): too few`);
   const connections = Math.min(bench.scale.idleConnections, possible);
   if (connections < bench.scale.idleConnections) {
     bench.log(`  only ${connections} connections: the limit of open files is ${openFilesLimit()} (ulimit -n)`);
   }
   const results: Rounds<IdleResult> = new Map();
   for (const target of bench.reporting) {
-    await using server = await bench.start(target, 'idle');
-    const accounts = await server.createUsers(connections + WARM_UP_CONNECTIONS);
-    const result = await runJob(server, {
-      kind: 'idle',
-      warmUpAccounts: accounts.slice(connections),
-      accounts: accounts.slice(0, connections),
-      idsPerReceipt: MAX_IDS_PER_RECEIPT,
-    });
+    const result = await measure(bench, target, connections);
     results.set(target, [result]);
-    bench.log(`  ${target}: ${perConnection(result).toFixed(1)} KiB per connection`);
+    bench.log(`  ${target}: ${resident(result).toFixed(1)} KiB per connection, ${inUse(result).toFixed(1)} in use`);
   }
-  const values = medians(results, perConnection);
-  return { rows: rows(values, results, connections), raw: [...results] };
+  return { rows: rows(results, connections), raw: [...results] };
 }
 
-function perConnection({ before, after, connections }: IdleResult): number {
+/** On a new process, so that what the making of the users left in the heap is not there. */
+async function measure(bench: Bench, target: TargetName, connections: number): Promise<IdleResult> {
+  const directory = dataDirectory();
+  try {
+    let accounts: Account[];
+    {
+      await using server = await bench.start(target, 'idle-users', { directory });
+      accounts = await server.createUsers(connections);
+    }
+    await using server = await bench.start(target, 'idle', { directory, collectOnSignal: true });
+    return await runJob(server, { kind: 'idle', accounts, idsPerReceipt: MAX_IDS_PER_RECEIPT });
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+function resident({ connections, before, after }: IdleResult): number {
   return (after.residentKiB - before.residentKiB) / connections;
 }
 
-function rows(values: Row['values'], results: Rounds<IdleResult>, connections: number): Row[] {
-  const memory: Row = {
-    measure: `memory per idle connection, ${connections.toLocaleString('en')} of them`,
-    unit: 'KiB',
-    values,
-  };
-  if (values.baseline !== undefined && values.mesh !== undefined) {
-    memory.goal = { text: 'at most 8 KiB over the baseline', reached: values.mesh - values.baseline <= 8 };
-  }
+function inUse({ connections, before, collected }: IdleResult): number {
+  return (collected.residentKiB - before.residentKiB) / connections;
+}
+
+function rows(results: Rounds<IdleResult>, connections: number): Row[] {
+  const measure = `memory per idle connection, ${connections.toLocaleString('en')} of them on a new server`;
   return [
-    memory,
+    memoryRow(measure, medians(results, resident)),
+    memoryRow('the same once V8 has collected its garbage', medians(results, inUse)),
     {
       measure: 'connections opened',
       unit: 'per CPU s',
       values: medians(results, (result) => result.connections / result.connectServerCpuSeconds),
     },
   ];
+}
+
+function memoryRow(measure: string, values: Row['values']): Row {
+  const { baseline, mesh } = values;
+  const row: Row = { measure, unit: 'KiB', values };
+  if (baseline === undefined || mesh === undefined) return row;
+  return { ...row, goal: { text: 'at most 8 KiB over the baseline', reached: mesh - baseline <= 8 } };
 }
