@@ -1,6 +1,12 @@
 import { create, toBinary } from '@bufbuild/protobuf';
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
-import { type LogEvent, LogEventSchema, type MessageEvent, type ReceiptEvent } from '@chatmesh/gen/chat/v1/log';
+import {
+  type LogEvent,
+  LogEventSchema,
+  type MessageEvent,
+  type ReceiptEvent,
+  ReceiptEventSchema,
+} from '@chatmesh/gen/chat/v1/log';
 import { receiptEventId } from './ids.js';
 
 /** The id under which a device confirms an event; undefined for events that no device is sent. */
@@ -27,20 +33,17 @@ export interface ReceiptSubject {
 
 /** The event that tells the sender of a message what became of it. The same status always has the same event_id. */
 export function receiptOf(subject: ReceiptSubject, status: MessageStatus, atMs: number, code = ''): LogEvent {
-  return create(LogEventSchema, {
-    userId: subject.senderId,
-    kind: {
-      case: 'receipt',
-      value: {
-        eventId: receiptEventId(subject.serverMessageId, status),
-        serverMessageId: subject.serverMessageId,
-        clientMessageId: subject.clientMessageId,
-        status,
-        atMs: BigInt(atMs),
-        code,
-      },
-    },
-  });
+  const receipt = create(ReceiptEventSchema);
+  receipt.eventId = receiptEventId(subject.serverMessageId, status);
+  receipt.serverMessageId = subject.serverMessageId;
+  receipt.clientMessageId = subject.clientMessageId;
+  receipt.status = status;
+  receipt.atMs = BigInt(atMs);
+  receipt.code = code;
+  const event = create(LogEventSchema);
+  event.userId = subject.senderId;
+  event.kind = { case: 'receipt', value: receipt };
+  return event;
 }
 
 /** The receipt that says how far a recorded message has come, encoded; undefined when it has only been sent. */

@@ -89,7 +89,9 @@ export class Owner {
   #heldFrom = 0;
   /** Recipients that had nothing to do, in the order in which that began. */
   readonly #idle = new Set<Recipient>();
-  readonly #seen = new Map<string, Position>();
+  /** Positions of messages handled of late, by id: the younger half, and the older. */
+  #seen = new Map<string, Position>();
+  #seenBefore = new Map<string, Position>();
   #consumer: LogConsumer | undefined;
   #deadConsumer: LogConsumer | undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -234,9 +236,13 @@ export class Owner {
   /** True when another copy of the message was handled of late. */
   seen(serverMessageId: string, copy: boolean, position: Position): boolean {
     const key = copy ? `copy/${serverMessageId}` : serverMessageId;
-    const earlier = this.#seen.get(key);
+    const earlier = this.#seen.get(key) ?? this.#seenBefore.get(key);
     if (earlier !== undefined) return earlier !== position;
-    if (this.#seen.size >= SEEN_MESSAGES) this.#seen.delete(this.#seen.keys().next().value as string);
+    // Whole generations go: the first key of a map that is always emptied from the front is slow to find.
+    if (this.#seen.size >= SEEN_MESSAGES / 2) {
+      this.#seenBefore = this.#seen;
+      this.#seen = new Map();
+    }
     this.#seen.set(key, position);
     return false;
   }

@@ -16,8 +16,8 @@ const DECODED_BATCHES = 64;
 
 const DONE = Promise.resolve();
 
-/** A record as it is stored: the fields of StatusRecord in order. */
-type Row = [string, string, string, string, number, string, string, number, number, number, string, string[]];
+/** A record as it is stored: its fields in order, as text parted by tabs; no field holds a tab or a line break. */
+type Row = string;
 
 /** The newest version of a record and where it is. */
 interface Placed {
@@ -44,7 +44,8 @@ interface Batch {
  */
 export class LmdbStatusStore implements StatusStore {
   readonly #environment: LmdbEnvironment;
-  readonly #batches: Database<Row[], number>;
+  /** The rows of one group commit, parted by line breaks. */
+  readonly #batches: Database<string, number>;
   readonly #index: Database<Buffer, Buffer>;
   readonly #meta: Database<number, number>;
   /** Newest versions that the index does not know yet. */
@@ -63,13 +64,15 @@ export class LmdbStatusStore implements StatusStore {
 
   constructor(environment: LmdbEnvironment) {
     this.#environment = environment;
-    this.#batches = environment.sequence<Row[]>('status.batches');
+    this.#batches = environment.sequence<string>('status.batches');
     this.#index = environment.table('status.index');
     this.#meta = environment.sequence<number>('status.meta');
     const indexed = this.#meta.get(META_INDEXED) ?? 0;
     let last = indexed;
-    for (const { key: batch, value: rows } of this.#batches.getRange({ start: indexed + 1 })) {
-      rows.forEach((row, index) => void this.#recent.set(row[0], { record: recordOf(row), batch, index }));
+    for (const { key: batch, value } of this.#batches.getRange({ start: indexed + 1 })) {
+      for (const [index, row] of value.split('\n').entries()) {
+        this.#recent.set(idOf(row), { record: recordOf(row), batch, index });
+      }
       last = batch;
     }
     this.#nextBatch = last + 1;
@@ -101,15 +104,16 @@ export class LmdbStatusStore implements StatusStore {
 
   async expire(beforeMs: number): Promise<boolean> {
     const [oldest] = [...this.#batches.getRange({ limit: 1 })];
-    if (!oldest || oldest.value.some((row) => row[4] >= beforeMs)) return false;
+    const records = oldest?.value.split('\n').map(recordOf) ?? [];
+    if (!oldest || records.some((record) => record.acceptedAtMs >= beforeMs)) return false;
     const indexed = () => this.#meta.get(META_INDEXED) ?? 0;
     if (oldest.key > indexed()) await this.#merge();
     if (oldest.key > indexed()) return false;
     await this.#environment.write(() => {
       void this.#batches.remove(oldest.key);
-      for (const row of oldest.value) {
-        const place = this.#index.get(keyOf(row[0]));
-        if (place && place.readUIntBE(0, 6) === oldest.key) void this.#index.remove(keyOf(row[0]));
+      for (const { serverMessageId } of records) {
+        const place = this.#index.get(keyOf(serverMessageId));
+        if (place && place.readUIntBE(0, 6) === oldest.key) void this.#index.remove(keyOf(serverMessageId));
       }
     });
     return true;
@@ -140,13 +144,13 @@ export class LmdbStatusStore implements StatusStore {
       return undefined;
     }
     const row = this.#rowsOf(place.readUIntBE(0, 6))?.[place.readUInt16BE(6)];
-    return row && recordOf(row);
+    return row === undefined ? undefined : recordOf(row);
   }
 
   #rowsOf(batch: number): Row[] | undefined {
     const cached = this.#decoded.get(batch);
     if (cached) return cached;
-    const rows = this.#batches.get(batch);
+    const rows = this.#batches.get(batch)?.split('\n');
     if (!rows) return undefined;
     if (this.#decoded.size >= DECODED_BATCHES) this.#decoded.delete(this.#decoded.keys().next().value as number);
     this.#decoded.set(batch, rows);
@@ -179,7 +183,7 @@ export class LmdbStatusStore implements StatusStore {
 
   #store(batch: Batch): void {
     if (this.#open === batch) this.#open = undefined;
-    void this.#batches.put(batch.number, batch.rows);
+    void this.#batches.put(batch.number, batch.rows.join('\n'));
   }
 
   /** The versions are durable: batches that hold only older ones can go. */
@@ -213,7 +217,8 @@ export class LmdbStatusStore implements StatusStore {
       return earlier;
     };
     for (const versions of [this.#recent, this.#merging]) {
-      for (const [id] of batch.rows) {
+      for (const row of batch.rows) {
+        const id = idOf(row);
         const earlier = before(versions.get(id));
         if (earlier) versions.set(id, earlier);
         else versions.delete(id);
@@ -288,38 +293,31 @@ function all(promises: ReadonlySet<Promise<void>>): Promise<void> {
 }
 
 function rowOf(r: StatusRecord): Row {
-  return [
-    r.serverMessageId,
-    r.clientMessageId,
-    r.senderId,
-    r.recipientId,
-    r.acceptedAtMs,
-    r.position,
-    r.fingerprint,
-    r.deliveredAtMs,
-    r.readAtMs,
-    r.failedAtMs,
-    r.code,
-    r.devices as string[],
-  ];
+  const head = `${r.serverMessageId}\t${r.clientMessageId}\t${r.senderId}\t${r.recipientId}\t${r.acceptedAtMs}\t${r.position}`;
+  return `${head}\t${r.fingerprint}\t${r.deliveredAtMs}\t${r.readAtMs}\t${r.failedAtMs}\t${r.code}\t${r.devices.join(',')}`;
+}
+
+/** The id at the head of a row, without the rest. */
+function idOf(row: Row): string {
+  return row.slice(0, row.indexOf('\t'));
 }
 
 function recordOf(row: Row): StatusRecord {
-  const [serverMessageId, clientMessageId, senderId, recipientId, acceptedAtMs, position, fingerprint] = row;
-  const [, , , , , , , deliveredAtMs, readAtMs, failedAtMs, code, devices] = row;
+  const fields = row.split('\t');
+  const field = (index: number) => fields[index] as string;
   return {
-    serverMessageId,
-    clientMessageId,
-    senderId,
-    recipientId,
-    acceptedAtMs,
-    position,
-    fingerprint,
-    deliveredAtMs,
-    readAtMs,
-    failedAtMs,
-    code,
-    devices,
+    serverMessageId: field(0),
+    clientMessageId: field(1),
+    senderId: field(2),
+    recipientId: field(3),
+    acceptedAtMs: Number(field(4)),
+    position: field(5),
+    fingerprint: field(6),
+    deliveredAtMs: Number(field(7)),
+    readAtMs: Number(field(8)),
+    failedAtMs: Number(field(9)),
+    code: field(10),
+    devices: field(11) === '' ? [] : field(11).split(','),
   };
 }
 
