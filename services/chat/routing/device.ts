@@ -69,6 +69,8 @@ export class Device {
   readonly window = new Map<string, Delivery>();
   /** Confirmed, but the confirmation is not durable yet: by id. */
   readonly settling = new Set<string>();
+  /** Receipts that the device acked before this router had them: the ack came from another owner's time. */
+  readonly ackedEarly = new Set<string>();
   /** Deliveries of messages, and of receipts, that are in the window or settle. */
   messagesOut = 0;
   receiptsOut = 0;

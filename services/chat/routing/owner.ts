@@ -308,6 +308,7 @@ export class Owner {
   }
 
   #handle(records: readonly LogRecord[]): void {
+    this.#restore(records);
     for (const record of records) {
       const { userId } = record.event;
       let recipient = this.#recipients.get(userId);
@@ -318,6 +319,17 @@ export class Owner {
       } else this.#idle.delete(recipient);
       recipient.handle(record);
     }
+  }
+
+  /** Acceptance may have died before it wrote the record: it is written before a repeat of the send can look for it. */
+  #restore(records: readonly LogRecord[]): void {
+    const bases: StatusRecord[] = [];
+    for (const { event, mayRepeat, position } of records) {
+      const base = mayRepeat && event.kind.case === 'message' ? baseRecord(event.kind.value, position) : undefined;
+      if (base) bases.push(base);
+    }
+    // The log keeps these events until their recipients have written the records too: a failure here loses nothing.
+    if (bases.length > 0) this.statuses.accept(bases).catch(() => {});
   }
 
   async #load(recipient: Recipient): Promise<void> {

@@ -14,6 +14,7 @@ import type { Owner } from './owner.js';
 const PAGE = 256;
 /** A drain goes on when so many rows fit: a page for every single confirmation would cost more than it brings. */
 const MIN_PAGE = 32;
+const MAX_ACKED_EARLY = 4096;
 
 /**
  * The actor of one user: the only one that decides what the user's devices are sent. Records of the log are handled one
@@ -101,6 +102,10 @@ export class Recipient {
   confirmLate(deviceId: string, status: MessageStatus, ids: readonly string[]): Promise<string[]> {
     const device = this.devices.get(deviceId);
     for (const id of ids) device?.settling.add(id);
+    if (status === MessageStatus.UNSPECIFIED && device) {
+      if (device.ackedEarly.size > MAX_ACKED_EARLY) device.ackedEarly.clear();
+      for (const id of ids) device.ackedEarly.add(id);
+    }
     const done = this.#late.then(() => this.#confirmLate(deviceId, status, ids));
     this.#late = done
       .catch(() => {})
@@ -318,6 +323,7 @@ export class Recipient {
     tracked.deliveries++;
     for (const device of this.devices.values()) {
       if (message?.copy && device.id === message.senderDeviceId) continue;
+      if (!message && device.ackedEarly.delete(id)) continue;
       if (known?.devices.includes(deviceMark(message?.copy ?? false, device.id))) continue;
       tracked.open++;
       if (device.state === 'live' && device.hasRoom(message !== undefined))
@@ -390,6 +396,10 @@ export class Recipient {
           const id = confirmableId(event) as string;
           device.cursor = row.position;
           if (device.window.has(id)) return;
+          if (!message && device.ackedEarly.delete(id)) {
+            confirmed.push(row.position);
+            return;
+          }
           if (record?.devices.includes(deviceMark(message?.copy ?? false, device.id))) {
             if (!device.settling.has(id)) confirmed.push(row.position);
             return;
