@@ -9,6 +9,8 @@ export interface FrameSink {
 }
 
 const NOTHING = new Uint8Array(0);
+/** The log may hand an event out again until so long after its acknowledgement. */
+const ACKNOWLEDGED_WITHIN_MS = 1_000;
 
 /**
  * The router's end of the stream to one edge. What one turn of the event loop has to say to the edge becomes one frame.
@@ -21,6 +23,8 @@ export class EdgeLink {
   #frame: RouteResponse | undefined;
   #lastPush: Push | undefined;
   #closed = false;
+  /** Sequences whose confirmations are recorded, and when that was. */
+  #recorded: { sequence: number; atMs: number }[] = [];
 
   constructor(edgeId: string, sink: FrameSink) {
     this.edgeId = edgeId;
@@ -78,9 +82,21 @@ export class EdgeLink {
     this.#out().submitResults.push(result);
   }
 
-  /** Says that every confirmation up to `sequence` is durable. */
-  confirmedThrough(sequence: number): void {
-    this.#out().confirmedSequence = sequence;
+  /** Notes that every confirmation up to `sequence` is recorded. */
+  confirmedThrough(sequence: number, nowMs: number): void {
+    this.#recorded.push({ sequence, atMs: nowMs });
+  }
+
+  /**
+   * Tells the edge which confirmations it may forget: those whose events the log does not hand out again. Until then a
+   * new owner has to hear of them from the edge.
+   */
+  tellConfirmed(nowMs: number): void {
+    const due = this.#recorded.filter(({ atMs }) => nowMs - atMs >= ACKNOWLEDGED_WITHIN_MS);
+    const last = due.at(-1);
+    if (!last) return;
+    this.#recorded = this.#recorded.slice(due.length);
+    this.#out().confirmedSequence = last.sequence;
   }
 
   /** The stream is gone: nothing is sent any more. */

@@ -347,6 +347,7 @@ export class Owner {
     const nowMs = this.now();
     this.#storeHeld(nowMs - this.#deps.options.maxHoldMs);
     for (const device of [...this.unconfirmed]) this.#retransmit(device, nowMs);
+    for (const link of this.#links.values()) link.tellConfirmed(nowMs);
     for (const recipient of this.#idle) {
       if (recipient.idleSinceMs > nowMs - FORGET_IDLE_MS) break;
       this.#idle.delete(recipient);
