@@ -81,8 +81,10 @@ export interface Broken {
   lost: number;
   /** Received more than once by a device. */
   repeated: number;
-  /** Received after a younger message of the same sender, or with an earlier timestamp. */
+  /** Received by a device after a younger message of the same sender. */
   reordered: number;
+  /** Received with an earlier timestamp than the message of the same sender before. */
+  backdated: number;
   /** Received with another content. */
   altered: number;
   /** Sends that never got `sent`. */

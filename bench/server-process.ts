@@ -20,7 +20,8 @@ export class ServerProcess {
     this.#child = spawn(process.execPath, args, { env, stdio: ['ignore', 'pipe', 'pipe'] });
     this.pid = this.#child.pid as number;
     const kill = () => this.#child.kill('SIGKILL');
-    process.once('exit', kill);
+    // Before the data directory is removed.
+    process.prependOnceListener('exit', kill);
     this.#exited = new Promise((resolve) => {
       this.#child.once('exit', (code, signal) => {
         process.off('exit', kill);

@@ -32,8 +32,8 @@ export interface Server extends AsyncDisposable {
 export interface StartOptions {
   /** The file in which node leaves its CPU profile at the end. */
   profile?: string | undefined;
-  /** Where the data lives; a new directory by default. */
-  directory?: string;
+  /** Where the data lives; by default in a new directory that is removed with the server. */
+  directory?: DataDirectory;
   /** The server collects its garbage at SIGUSR2. */
   collectOnSignal?: boolean;
 }
@@ -44,9 +44,19 @@ const COLLECT_ON_SIGNAL = new URL('./collect-on-signal.js', import.meta.url).hre
 const READY_TIMEOUT_MS = 60_000;
 const READY_POLL_MS = 10;
 
-/** A new directory for a server's data. */
-export function dataDirectory(): string {
-  return mkdtempSync(join(tmpdir(), 'chatmesh-bench-'));
+/** A new directory for a server's data; removed when disposed, at the latest when this process exits. */
+export class DataDirectory implements Disposable {
+  readonly path = mkdtempSync(join(tmpdir(), 'chatmesh-bench-'));
+  readonly #remove = () => rmSync(this.path, { recursive: true, force: true });
+
+  constructor() {
+    process.once('exit', this.#remove);
+  }
+
+  [Symbol.dispose](): void {
+    process.off('exit', this.#remove);
+    this.#remove();
+  }
 }
 
 /** Starts a server and waits until it is ready. */
@@ -55,10 +65,10 @@ export function startServer(target: TargetName, options: StartOptions = {}): Pro
 }
 
 async function startBaseline(target: TargetName, options: StartOptions): Promise<Server> {
-  const directory = options.directory ?? dataDirectory();
+  const directory = options.directory ?? new DataDirectory();
   const receipts = target === 'baseline';
   const began = performance.now();
-  const args = [...nodeArgs(options), BASELINE, '--data', directory, ...(receipts ? [] : ['--no-receipts'])];
+  const args = [...nodeArgs(options), BASELINE, '--data', directory.path, ...(receipts ? [] : ['--no-receipts'])];
   const server = new ServerProcess(args, process.env);
   const { port } = JSON.parse(await server.firstLine()) as { port: number };
   const accountOf = (userId: string): Account => ({ userId, token: userId });
@@ -78,7 +88,7 @@ async function startBaseline(target: TargetName, options: StartOptions): Promise
 
 /** All four services in one process; engines other than the embedded ones come from the environment, as for a user. */
 async function startMesh(options: StartOptions): Promise<Server> {
-  const directory = options.directory ?? dataDirectory();
+  const directory = options.directory ?? new DataDirectory();
   const [edge, edgeH2, chat, user, presence, admin] = await freePorts(6);
   const secret = randomBytes(32).toString('hex');
   const began = performance.now();
@@ -90,7 +100,7 @@ async function startMesh(options: StartOptions): Promise<Server> {
     USER_PORT: `${user}`,
     PRESENCE_PORT: `${presence}`,
     ADMIN_PORT: `${admin}`,
-    DATA_DIR: directory,
+    DATA_DIR: directory.path,
     SEND_RATE: '0',
     MAX_CONNECTIONS_PER_USER: '0',
     LOG_LEVEL: 'warn',
@@ -116,11 +126,11 @@ async function startMesh(options: StartOptions): Promise<Server> {
   };
 }
 
-async function finish(server: ServerProcess, options: StartOptions, directory: string): Promise<void> {
+async function finish(server: ServerProcess, options: StartOptions, directory: DataDirectory): Promise<void> {
   try {
     await server.stop();
   } finally {
-    if (!options.directory) rmSync(directory, { recursive: true, force: true });
+    if (!options.directory) directory[Symbol.dispose]();
   }
 }
 

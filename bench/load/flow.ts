@@ -35,7 +35,7 @@ export class Flow {
   /** The accepted time of the youngest message received, by the recipient's devices. */
   readonly timestamps: string[];
   /** How many messages came with a timestamp before that of their predecessor. */
-  backwards = 0;
+  backdated = 0;
   altered = 0;
   /** The text after the marker, one char per byte. */
   readonly #text: string;
@@ -101,7 +101,7 @@ export class Flow {
   /** Takes a message that arrived; false when the device had it before. */
   receive(device: number, number: number, content: string, timestamp: string): boolean {
     if (!content.endsWith(this.#text) || content.length !== 16 + this.#text.length) this.altered++;
-    if (timestamp < (this.timestamps[device] as string)) this.backwards++;
+    if (timestamp < (this.timestamps[device] as string)) this.backdated++;
     this.timestamps[device] = timestamp;
     return (this.received[device] as Sequence).see(number);
   }

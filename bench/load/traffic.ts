@@ -205,9 +205,9 @@ export class Traffic implements Run {
     return {
       lost: deliveries ? this.#sum((flow) => over(flow.received, ({ seen }) => flow.accepted.seen - seen)) : 0,
       repeated: this.#sum((flow) => over(flow.received, ({ repeated }) => repeated)),
-      reordered: this.#sum(
-        (flow) => over(flow.received, ({ reordered }) => reordered) + flow.accepted.reordered + flow.backwards,
-      ),
+      // The order of `sent` frames is not promised; that of acceptance shows in arrival and timestamps.
+      reordered: this.#sum((flow) => over(flow.received, ({ reordered }) => reordered)),
+      backdated: this.#sum((flow) => flow.backdated),
       altered: this.#sum((flow) => flow.altered),
       unanswered: this.#sum((flow) => due(flow) - flow.accepted.seen),
       receiptsLost: receipts ? this.#sum((flow) => flow.accepted.seen - flow.receipts.seen) : 0,

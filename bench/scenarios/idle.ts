@@ -1,9 +1,8 @@
-import { rmSync } from 'node:fs';
 import { type Bench, medians, type Outcome, type Rounds, type Row } from '../bench.js';
 import type { Account, IdleResult } from '../jobs.js';
 import { runJob } from '../load-process.js';
 import { openFilesLimit } from '../procfs.js';
-import { dataDirectory, type TargetName } from '../targets.js';
+import { DataDirectory, type TargetName } from '../targets.js';
 import { MAX_IDS_PER_RECEIPT } from './steady.js';
 
 /** Files that a process has open besides the connections. */
@@ -28,18 +27,20 @@ export async function idle(bench: Bench): Promise<Outcome> {
 
 /** On a new process, so that what the making of the users left in the heap is not there. */
 async function measure(bench: Bench, target: TargetName, connections: number): Promise<IdleResult> {
-  const directory = dataDirectory();
-  try {
-    let accounts: Account[];
-    {
-      await using server = await bench.start(target, 'idle-users', { directory });
-      accounts = await server.createUsers(connections);
-    }
-    await using server = await bench.start(target, 'idle', { directory, collectOnSignal: true });
-    return await runJob(server, { kind: 'idle', accounts, idsPerReceipt: MAX_IDS_PER_RECEIPT });
-  } finally {
-    rmSync(directory, { recursive: true, force: true });
-  }
+  using directory = new DataDirectory();
+  const accounts = await createUsers(bench, target, directory, connections);
+  await using server = await bench.start(target, 'idle', { directory, collectOnSignal: true });
+  return await runJob(server, { kind: 'idle', accounts, idsPerReceipt: MAX_IDS_PER_RECEIPT });
+}
+
+async function createUsers(
+  bench: Bench,
+  target: TargetName,
+  directory: DataDirectory,
+  count: number,
+): Promise<Account[]> {
+  await using server = await bench.start(target, 'idle-users', { directory });
+  return await server.createUsers(count);
 }
 
 function resident({ connections, before, after }: IdleResult): number {

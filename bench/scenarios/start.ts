@@ -1,6 +1,5 @@
-import { rmSync } from 'node:fs';
 import type { Bench, Outcome, Row } from '../bench.js';
-import { dataDirectory, type TargetName } from '../targets.js';
+import { DataDirectory, type TargetName } from '../targets.js';
 
 const GOAL_MS = 5_000;
 
@@ -9,13 +8,9 @@ export async function start(bench: Bench): Promise<Outcome> {
   const first: Row['values'] = {};
   const second: Row['values'] = {};
   for (const target of bench.reporting) {
-    const directory = dataDirectory();
-    try {
-      first[target] = await readyMs(bench, target, directory);
-      second[target] = await readyMs(bench, target, directory);
-    } finally {
-      rmSync(directory, { recursive: true, force: true });
-    }
+    using directory = new DataDirectory();
+    first[target] = await readyMs(bench, target, directory);
+    second[target] = await readyMs(bench, target, directory);
     bench.log(`  ${target}: ${first[target].toFixed(0)} ms, again ${second[target].toFixed(0)} ms`);
   }
   return {
@@ -24,7 +19,7 @@ export async function start(bench: Bench): Promise<Outcome> {
   };
 }
 
-async function readyMs(bench: Bench, target: TargetName, directory: string): Promise<number> {
+async function readyMs(bench: Bench, target: TargetName, directory: DataDirectory): Promise<number> {
   await using server = await bench.start(target, 'start', { directory });
   return server.readyMs;
 }
