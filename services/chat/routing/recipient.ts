@@ -215,7 +215,9 @@ export class Recipient {
         this.#deliver(record, undefined);
         return undefined;
       case 'receipt':
-        this.#deliver(record, undefined);
+        // A router that restarts publishes receipts again; where the first copy was here too, it is enough.
+        if (this.#owner.seen(kind.value.eventId, false, record.position)) this.#owner.acknowledge(record);
+        else this.#deliver(record, undefined);
         return undefined;
       case 'session': {
         const { deviceId, edgeId, session, reopened } = kind.value;
