@@ -55,7 +55,7 @@ export function routerRpc({ ingress, owner, directory, log }: RpcDeps): ServiceI
           confirmed = confirmed
             .then(() => durable)
             .then(
-              () => edge.confirmedThrough(request.sequence, owner.now()),
+              () => edge.recordedThrough(request.sequence, owner.now()),
               () => {},
             );
         }

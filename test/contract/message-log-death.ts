@@ -63,7 +63,10 @@ export function messageLogDeathContract(name: string, engine: Engine<MessageLog>
       }
     });
 
-    test('what was acknowledged a second before is not handed out again, the rest is', async () => {
+    test.each([
+      ['a second before', 'acknowledge'],
+      ['before a flush', 'flush'],
+    ])('what was acknowledged %s is not handed out again, the rest is', async (_when, jobName) => {
       const keys = newKeys(5);
       opened = await engine.open(place.location);
       const ids: string[] = [];
@@ -73,7 +76,7 @@ export function messageLogDeathContract(name: string, engine: Engine<MessageLog>
         ids.push(...events.map(idOf));
       }
       await opened.close();
-      const job = ['acknowledge', String(ids.length)];
+      const job = [jobName, String(ids.length)];
       const handled = await runUntilKilled('./message-log-victim.js', engine, place.location, ...job);
       expect(handled).toHaveLength(ids.length / 2);
       const gone = new Set(handled.map((line) => line.split(' ')[1] as string));

@@ -23,18 +23,19 @@ async function publish(log: MessageLog, seed: number, keys: string[]): Promise<v
   await Promise.all([many(), many(), many(), many()]);
 }
 
-/** Acknowledges every second event that it is handed, says which, and dies a second later. */
-async function acknowledge(log: MessageLog, count: number): Promise<void> {
+/** Acknowledges every second event that it is handed, says which, and dies when they were flushed or a second later. */
+async function acknowledge(log: MessageLog, count: number, flush: boolean): Promise<void> {
   const records: LogRecord[] = [];
   const consumer = await log.consume((batch) => void records.push(...batch), { maxUnacknowledged: 10_000 });
   while (records.length < count) await sleep(2);
   const handled = records.filter((_, index) => index % 2 === 0);
   consumer.acknowledge(handled);
+  if (flush) await consumer.flushed();
   writeSync(1, handled.map(({ event }) => `${event.userId} ${idOf(event)}\n`).join(''));
-  await sleep(1000);
+  if (!flush) await sleep(1000);
   die();
 }
 
 const { store, args } = await openFromArguments<MessageLog>();
 const [job = '', number = '', ...keys] = args;
-await (job === 'publish' ? publish(store, Number(number), keys) : acknowledge(store, Number(number)));
+await (job === 'publish' ? publish(store, Number(number), keys) : acknowledge(store, Number(number), job === 'flush'));

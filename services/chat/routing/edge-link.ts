@@ -9,8 +9,6 @@ export interface FrameSink {
 }
 
 const NOTHING = new Uint8Array(0);
-/** The log may hand an event out again until so long after its acknowledgement. */
-const ACKNOWLEDGED_WITHIN_MS = 1_000;
 
 /**
  * The router's end of the stream to one edge. What one turn of the event loop has to say to the edge becomes one frame.
@@ -83,20 +81,19 @@ export class EdgeLink {
   }
 
   /** Notes that every confirmation up to `sequence` is recorded. */
-  confirmedThrough(sequence: number, nowMs: number): void {
+  recordedThrough(sequence: number, nowMs: number): void {
     this.#recorded.push({ sequence, atMs: nowMs });
   }
 
-  /**
-   * Tells the edge which confirmations it may forget: those whose events the log does not hand out again. Until then a
-   * new owner has to hear of them from the edge.
-   */
-  tellConfirmed(nowMs: number): void {
-    const due = this.#recorded.filter(({ atMs }) => nowMs - atMs >= ACKNOWLEDGED_WITHIN_MS);
-    const last = due.at(-1);
-    if (!last) return;
-    this.#recorded = this.#recorded.slice(due.length);
-    this.#out().confirmedSequence = last.sequence;
+  /** The last sequence recorded at `beforeMs` or earlier that the edge has not been told of. */
+  recordedBefore(beforeMs: number): number | undefined {
+    return this.#recorded.findLast(({ atMs }) => atMs <= beforeMs)?.sequence;
+  }
+
+  /** Tells the edge that it may forget the confirmations up to `sequence`. */
+  forgetThrough(sequence: number): void {
+    this.#recorded = this.#recorded.filter((recorded) => recorded.sequence > sequence);
+    this.#out().confirmedSequence = sequence;
   }
 
   /** The stream is gone: nothing is sent any more. */

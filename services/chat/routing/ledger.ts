@@ -47,6 +47,8 @@ export class Ledger {
   #appending = false;
   #confirming = false;
   #acknowledging = false;
+  /** Removals of rows on their way. */
+  readonly #removals = new Set<Promise<void>>();
   #barriers: (() => void)[] = [];
 
   constructor(stores: LedgerStores, listener: LedgerListener, options: { now: () => number; signal: AbortSignal }) {
@@ -88,12 +90,24 @@ export class Ledger {
     this.#handled.push(record);
     if (this.#acknowledging) return;
     this.#acknowledging = true;
-    setImmediate(() => {
-      this.#acknowledging = false;
-      const handled = this.#handled;
-      this.#handled = [];
-      this.#consumer?.acknowledge(handled);
-    });
+    setImmediate(() => this.#acknowledgeHandled());
+  }
+
+  #acknowledgeHandled(): void {
+    this.#acknowledging = false;
+    const handled = this.#handled;
+    this.#handled = [];
+    if (handled.length > 0) this.#consumer?.acknowledge(handled);
+  }
+
+  /**
+   * Resolves when every acknowledgement and every removal decided so far is durable.
+   *
+   * @throws MeshError `unavailable`
+   */
+  async flushed(): Promise<void> {
+    this.#acknowledgeHandled();
+    await Promise.all([...this.#removals, this.#consumer?.flushed()]);
   }
 
   /** Runs `attempt` until it succeeds or fails for another reason than an outage. */
@@ -213,7 +227,11 @@ export class Ledger {
 
   /** Removes rows whose confirmation is durable. */
   remove(userId: string, deviceId: string, positions: readonly Position[]): Promise<void> {
-    return this.whileUnavailable(() => this.#stores.inbox.remove(userId, deviceId, positions));
+    const removal = this.whileUnavailable(() => this.#stores.inbox.remove(userId, deviceId, positions));
+    this.#removals.add(removal);
+    const forget = () => void this.#removals.delete(removal);
+    removal.then(forget, forget);
+    return removal;
   }
 }
 

@@ -95,6 +95,7 @@ export class Owner {
   #consumer: LogConsumer | undefined;
   #deadConsumer: LogConsumer | undefined;
   #timer: NodeJS.Timeout | undefined;
+  #releasing = false;
   /** Called when an event is transmitted, with the time since its acceptance. */
   onTransmitted: (message: NonNullable<Tracked['message']>) => void = () => {};
 
@@ -347,11 +348,35 @@ export class Owner {
     const nowMs = this.now();
     this.#storeHeld(nowMs - this.#deps.options.maxHoldMs);
     for (const device of [...this.unconfirmed]) this.#retransmit(device, nowMs);
-    for (const link of this.#links.values()) link.tellConfirmed(nowMs);
+    void this.#releaseConfirmations(nowMs);
     for (const recipient of this.#idle) {
       if (recipient.idleSinceMs > nowMs - FORGET_IDLE_MS) break;
       this.#idle.delete(recipient);
       if (recipient.idle) this.#recipients.delete(recipient.userId);
+    }
+  }
+
+  /**
+   * Tells edges which confirmations they may forget: those that no owner will need to hear of again. A device's ack of a
+   * receipt lives in the log's acknowledgement, which waits for the other devices until the event moves to their inboxes.
+   */
+  async #releaseConfirmations(nowMs: number): Promise<void> {
+    if (this.#releasing) return;
+    const beforeMs = nowMs - this.#deps.options.maxHoldMs - 2 * SWEEP_MS;
+    const due: { link: EdgeLink; sequence: number }[] = [];
+    for (const link of this.#links.values()) {
+      const sequence = link.recordedBefore(beforeMs);
+      if (sequence !== undefined) due.push({ link, sequence });
+    }
+    if (due.length === 0) return;
+    this.#releasing = true;
+    try {
+      await this.#ledger.flushed();
+      for (const { link, sequence } of due) link.forgetThrough(sequence);
+    } catch {
+      // The edges keep them a little longer; the next sweep tries again.
+    } finally {
+      this.#releasing = false;
     }
   }
 

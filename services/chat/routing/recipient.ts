@@ -409,7 +409,9 @@ export class Recipient {
           if (device.settling.has(id)) return;
           this.#transmit(device, this.#track(id, row.payload, message, record), row.position, 'written', false);
         });
-        if (confirmed.length > 0) void this.#owner.remove(this.userId, device.id, confirmed);
+        if (confirmed.length > 0) {
+          this.#owner.remove(this.userId, device.id, confirmed).catch((error) => this.#owner.drainFailed(error));
+        }
         this.#caughtUp(device, false);
       }
     } catch (error) {

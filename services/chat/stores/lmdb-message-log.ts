@@ -101,6 +101,8 @@ export class LmdbMessageLog implements MessageLog {
   #whole: number[] = [];
   #dirty: Entry[] = [];
   #ackTimer: NodeJS.Timeout | undefined;
+  /** The last write of acknowledgements; the environment keeps the order, so it stands for those before it. */
+  #acksWritten: Promise<void> = Promise.resolve();
   #dispatching: NodeJS.Immediate | undefined;
   #writable = true;
 
@@ -164,6 +166,7 @@ export class LmdbMessageLog implements MessageLog {
       outstanding: 0,
       batch: [],
       acknowledge: (records) => this.#acknowledge(consumer, records as readonly Outstanding[]),
+      flushed: () => this.#writeAcks(),
       close: async () => this.#leave(consumer),
     };
     this.#consumers.push(consumer);
@@ -175,7 +178,7 @@ export class LmdbMessageLog implements MessageLog {
   async [Symbol.asyncDispose](): Promise<void> {
     for (const consumer of [...this.#consumers]) this.#leave(consumer);
     clearImmediate(this.#dispatching);
-    this.#writeAcks();
+    await this.#writeAcks().catch(() => {});
     await this.#environment.settled();
     clearTimeout(this.#ackTimer);
   }
@@ -331,16 +334,17 @@ export class LmdbMessageLog implements MessageLog {
   }
 
   #writeAcksLater(): void {
-    this.#ackTimer ??= setTimeout(() => this.#writeAcks(), ACK_DELAY_MS).unref();
+    this.#ackTimer ??= setTimeout(() => void this.#writeAcks().catch(() => {}), ACK_DELAY_MS).unref();
   }
 
-  #writeAcks(): void {
+  /** Writes every acknowledgement that is not on the disk; resolves when that, and what was on its way, is there. */
+  #writeAcks(): Promise<void> {
     clearTimeout(this.#ackTimer);
     this.#ackTimer = undefined;
     this.#removeWhole();
     const dirty = this.#dirty;
     this.#dirty = [];
-    if (dirty.length === 0) return;
+    if (dirty.length === 0) return this.#acksWritten;
     for (const entry of dirty) entry.dirty = false;
     const write = this.#environment.write(() => {
       for (const entry of dirty) {
@@ -350,6 +354,8 @@ export class LmdbMessageLog implements MessageLog {
     write.catch(() => {
       for (const entry of dirty) if (this.#live.has(entry.first)) this.#markDirty(entry);
     });
+    this.#acksWritten = write;
+    return write;
   }
 
   #removeWhole(): void {
@@ -362,6 +368,7 @@ export class LmdbMessageLog implements MessageLog {
         void this.#acks.remove(first);
       }
     });
+    this.#acksWritten = write;
     write.catch(() => {
       this.#whole.push(...whole);
       this.#writeAcksLater();

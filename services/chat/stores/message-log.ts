@@ -22,6 +22,12 @@ export interface LogRecord {
 export interface LogConsumer {
   /** Marks records as handled: they are not handed out again, at the latest one second later. */
   acknowledge(records: readonly LogRecord[]): void;
+  /**
+   * Resolves when nothing that is acknowledged by now will be handed out again, whatever dies.
+   *
+   * @throws MeshError `unavailable` when that could not be written; it is tried again by itself.
+   */
+  flushed(): Promise<void>;
   /** Leaves: what is not acknowledged is handed to other consumers, in order. */
   close(): Promise<void>;
 }
