@@ -79,12 +79,7 @@ export function routerRpc({ ingress, owner, directory, log }: RpcDeps): ServiceI
           log.publish(events).catch(() => {});
         }
         if (request.submits.length > 0) {
-          ingress.submit(
-            request.submits.map((submission) => ({
-              submission,
-              answer: (result) => edge.answer(submitResult(submission.ref, result)),
-            })),
-          );
+          ingress.submit(request.submits, ({ ref }, result) => edge.answer(submitResult(ref, result)));
         }
       });
       call.onClose(() => {
@@ -184,9 +179,7 @@ export function internalRpc({
 
 function accept(ingress: Ingress, submission: Submission): Promise<Acceptance> {
   return new Promise((resolve, reject) => {
-    ingress.submit([
-      { submission, answer: (result) => (result instanceof MeshError ? reject(result) : resolve(result)) },
-    ]);
+    ingress.submit([submission], (_, result) => (result instanceof MeshError ? reject(result) : resolve(result)));
   });
 }
 

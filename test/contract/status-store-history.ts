@@ -128,7 +128,7 @@ export function statusStoreHistoryContract(name: string, engine: Engine<StatusSt
               const { kind, of: _, base, ...known } = step;
               const subject = of[0] as StatusRecord;
               const code = step.failedAtMs ? `code ${step.failedAtMs}` : '';
-              const update = updateOf(subject, { ...known, code, base: base ? subject : undefined });
+              const update = updateOf(subject, { ...known, code, base: base ? () => subject : undefined });
               model.update([update]);
               writes.push(store().update([update]));
             }

@@ -58,7 +58,7 @@ export class StatusModel {
 
   update(updates: readonly StatusUpdate[]): void {
     for (const update of updates) {
-      const record = this.#records.get(update.serverMessageId) ?? update.base;
+      const record = this.#records.get(update.serverMessageId) ?? update.base?.();
       if (!record) continue;
       const fails = update.failedAtMs > 0 && (record.failedAtMs === 0 || update.failedAtMs < record.failedAtMs);
       this.#set({

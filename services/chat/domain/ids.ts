@@ -27,7 +27,12 @@ export function serverMessageId(senderId: string, clientMessageId: string): stri
   return derivedId('message', senderId, clientMessageId);
 }
 
-/** The event id of the receipt that says `status` of a message. */
+const DIGITS = '0123456789abcdef';
+
+/**
+ * The event id of the receipt that says `status` of a message: the message's id with another first digit. The id is a
+ * hash, so that this is as unique as a hash of its own.
+ */
 export function receiptEventId(messageId: string, status: number): string {
-  return derivedId('receipt', messageId, String(status));
+  return `${DIGITS[DIGITS.indexOf(messageId[0] as string) ^ status]}${messageId.slice(1)}`;
 }

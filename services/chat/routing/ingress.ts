@@ -1,5 +1,5 @@
 import { create } from '@bufbuild/protobuf';
-import { type LogEvent, LogEventSchema, MessageEventSchema } from '@chatmesh/gen/chat/v1/log';
+import { type LogEvent, LogEventSchema, type MessageEvent, MessageEventSchema } from '@chatmesh/gen/chat/v1/log';
 import type { Submit } from '@chatmesh/gen/chat/v1/router';
 import { MeshError, toMeshError } from '@chatmesh/mesh';
 import { standingReceipt } from '../domain/events.js';
@@ -27,18 +27,15 @@ export interface Acceptance {
 }
 
 /** Called once per submission, when it is durable or refused. */
-export type Answer = (result: Acceptance | MeshError) => void;
+export type Answer<S extends Submission = Submission> = (submission: S, result: Acceptance | MeshError) => void;
 
+/** A submission on its way; the event is set when it is decided that it may be accepted. */
 interface Pending {
   readonly submission: Submission;
   readonly answer: Answer;
   readonly id: string;
-}
-
-interface Accepted extends Pending {
-  readonly event: LogEvent;
-  readonly acceptedAtMs: number;
-  record: StatusRecord | undefined;
+  message: MessageEvent | undefined;
+  acceptedAtMs: number;
 }
 
 /** More submissions than this waiting for the log are refused with `unavailable`. */
@@ -63,11 +60,11 @@ export interface IngressDeps {
 export class Ingress {
   readonly #deps: IngressDeps;
   /** Being accepted, by server_message_id: a repeat that comes meanwhile waits for the first. */
-  readonly #inFlight = new Map<string, Answer[]>();
+  readonly #inFlight = new Map<string, Pending[] | undefined>();
   /** Senders whose next submission waits for the directory, and what waits behind it. */
   readonly #waiting = new Map<string, Pending[]>();
   #turn: Promise<void> = Promise.resolve();
-  #batch: Accepted[] = [];
+  #batch: Pending[] = [];
 
   constructor(deps: IngressDeps) {
     this.#deps = deps;
@@ -84,25 +81,24 @@ export class Ingress {
   }
 
   /** Takes submissions; each is answered once. */
-  submit(submissions: readonly { submission: Submission; answer: Answer }[]): void {
+  submit<S extends Submission>(submissions: readonly S[], answer: Answer<S>): void {
     const pending: Pending[] = [];
-    for (const { submission, answer } of submissions) {
+    for (const submission of submissions) {
       const id = serverMessageId(submission.senderId, submission.clientMessageId);
-      const first = this.#inFlight.get(id);
-      if (first) {
+      const next: Pending = { submission, answer: answer as Answer, id, message: undefined, acceptedAtMs: 0 };
+      if (this.#inFlight.has(id)) {
         // The same message is on its way: what becomes of it decides, and then this is a repeat.
-        first.push((result) => {
-          if (result instanceof MeshError) answer(result);
-          else this.submit([{ submission, answer }]);
-        });
+        const behind = this.#inFlight.get(id);
+        if (behind) behind.push(next);
+        else this.#inFlight.set(id, [next]);
         continue;
       }
       if (this.#inFlight.size >= MAX_PENDING) {
-        answer(new MeshError('unavailable', 'too many messages wait to be accepted'));
+        answer(submission, new MeshError('unavailable', 'too many messages wait to be accepted'));
         continue;
       }
-      this.#inFlight.set(id, []);
-      pending.push({ submission, answer, id });
+      this.#inFlight.set(id, undefined);
+      pending.push(next);
     }
     if (pending.length === 0) return;
     const looked = this.#deps.statuses.get(pending.map((p) => p.id));
@@ -181,11 +177,10 @@ export class Ingress {
     message.acceptedAtMs = BigInt(acceptedAtMs);
     message.payload = submission.payload as Uint8Array<ArrayBuffer>;
     message.fingerprint = this.#fingerprint(submission);
-    const event = create(LogEventSchema);
-    event.userId = submission.receiverId;
-    event.kind = { case: 'message', value: message };
+    pending.message = message;
+    pending.acceptedAtMs = acceptedAtMs;
     if (this.#batch.length === 0) setImmediate(() => void this.#accept());
-    this.#batch.push({ ...pending, event, acceptedAtMs, record: undefined });
+    this.#batch.push(pending);
   }
 
   #refusal(
@@ -207,23 +202,20 @@ export class Ingress {
     const batch = this.#batch;
     this.#batch = [];
     const events: LogEvent[] = [];
-    for (const accepted of batch) {
-      events.push(accepted.event);
-      const copy = this.#copyOf(accepted);
-      if (copy) events.push(copy);
+    /** For each event: whose record its position goes into; undefined for copies. */
+    const originals: (MessageEvent | undefined)[] = [];
+    for (const { submission, message } of batch as readonly Decided[]) {
+      events.push(eventOf(submission.receiverId, message));
+      originals.push(message);
+      if (!this.#wantsCopy(submission)) continue;
+      events.push(eventOf(submission.senderId, { ...message, copy: true }));
+      originals.push(undefined);
     }
     try {
       const positions = await this.#deps.log.publish(events);
       const records: StatusRecord[] = [];
-      let at = 0;
-      for (const accepted of batch) {
-        const { event } = accepted;
-        const record = baseRecord(
-          event.kind.case === 'message' ? event.kind.value : undefined,
-          positions[at++] as string,
-        );
-        if (events[at] !== undefined && isCopy(events[at] as LogEvent)) at++;
-        records.push(record as StatusRecord);
+      for (const [i, message] of originals.entries()) {
+        if (message) records.push(baseRecord(message, positions[i] as string) as StatusRecord);
       }
       await this.#deps.statuses.accept(records);
       for (const accepted of batch) {
@@ -240,15 +232,10 @@ export class Ingress {
     }
   }
 
-  /** The copy for the sender's own other devices, if there are any. */
-  #copyOf({ submission, event }: Accepted): LogEvent | undefined {
-    if (submission.senderId === submission.receiverId || event.kind.case !== 'message') return undefined;
-    const sender = this.#deps.directory.peek(submission.senderId);
-    if (!sender?.deviceIds.some((id) => id !== submission.senderDeviceId)) return undefined;
-    return create(LogEventSchema, {
-      userId: submission.senderId,
-      kind: { case: 'message', value: { ...event.kind.value, copy: true } },
-    });
+  /** Whether the sender has other devices, which get a copy. */
+  #wantsCopy({ senderId, senderDeviceId, receiverId }: Submission): boolean {
+    if (senderId === receiverId) return false;
+    return this.#deps.directory.peek(senderId)?.deviceIds.some((id) => id !== senderDeviceId) ?? false;
   }
 
   #repeat(pending: Pending, record: StatusRecord): void {
@@ -274,13 +261,23 @@ export class Ingress {
   }
 
   #finish(pending: Pending, result: Acceptance | MeshError): void {
-    const behind = this.#inFlight.get(pending.id) ?? [];
-    this.#inFlight.delete(pending.id);
-    pending.answer(result);
-    for (const answer of behind) answer(result);
+    const { id, submission, answer } = pending;
+    const behind = this.#inFlight.get(id);
+    this.#inFlight.delete(id);
+    answer(submission, result);
+    if (!behind) return;
+    for (const repeat of behind) {
+      if (result instanceof MeshError) repeat.answer(repeat.submission, result);
+      else this.submit([repeat.submission], repeat.answer);
+    }
   }
 }
 
-function isCopy(event: LogEvent): boolean {
-  return event.kind.case === 'message' && event.kind.value.copy;
+type Decided = Pending & { message: MessageEvent };
+
+function eventOf(userId: string, message: MessageEvent): LogEvent {
+  const event = create(LogEventSchema);
+  event.userId = userId;
+  event.kind = { case: 'message', value: message };
+  return event;
 }

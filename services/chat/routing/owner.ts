@@ -2,6 +2,7 @@ import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import type { Confirmation } from '@chatmesh/gen/chat/v1/router';
 import { type Logger, type MeshError, sleep } from '@chatmesh/mesh';
 import { type ReceiptSubject, receiptOf } from '../domain/events.js';
+import { RecentIds } from '../domain/recent-ids.js';
 import type { InboxStore } from '../stores/inbox-store.js';
 import type { LogConsumer, LogRecord, MessageLog, Position } from '../stores/message-log.js';
 import type { StatusRecord, StatusStore } from '../stores/status-store.js';
@@ -66,8 +67,8 @@ interface Held {
 const SWEEP_MS = 250;
 const HANDLING_RETRY_MAX_MS = 30_000;
 const FORGET_IDLE_MS = 60_000;
-/** Messages handled of late, by which a second copy is told: a client repeats a send within seconds. */
-const SEEN_MESSAGES = 50_000;
+/** Events handled of late, by which a second copy is told: a client repeats a send within seconds. */
+const SEEN_EVENTS = 100_000;
 
 /**
  * Owns the users whose keys the log hands to this router: one {@link Recipient} per active user. Consumes the log, keeps
@@ -89,9 +90,9 @@ export class Owner {
   #heldFrom = 0;
   /** Recipients that had nothing to do, in the order in which that began. */
   readonly #idle = new Set<Recipient>();
-  /** Positions of messages handled of late, by id: the younger half, and the older. */
-  #seen = new Map<string, Position>();
-  #seenBefore = new Map<string, Position>();
+  /** Where messages and receipts, and copies of messages, were handled of late. */
+  readonly #seen = new RecentIds(SEEN_EVENTS);
+  readonly #seenCopies = new RecentIds(SEEN_EVENTS);
   #consumer: LogConsumer | undefined;
   #deadConsumer: LogConsumer | undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -234,18 +235,9 @@ export class Owner {
     if (tracked.message) this.onTransmitted(tracked.message);
   }
 
-  /** True when another copy of the message was handled of late. */
-  seen(serverMessageId: string, copy: boolean, position: Position): boolean {
-    const key = copy ? `copy/${serverMessageId}` : serverMessageId;
-    const earlier = this.#seen.get(key) ?? this.#seenBefore.get(key);
-    if (earlier !== undefined) return earlier !== position;
-    // Whole generations go: the first key of a map that is always emptied from the front is slow to find.
-    if (this.#seen.size >= SEEN_MESSAGES / 2) {
-      this.#seenBefore = this.#seen;
-      this.#seen = new Map();
-    }
-    this.#seen.set(key, position);
-    return false;
+  /** True when another copy of the event was handled of late. */
+  seen(id: string, copy: boolean, position: Position): boolean {
+    return (copy ? this.#seenCopies : this.#seen).seenElsewhere(id, position);
   }
 
   /** A recipient may have become idle. */
@@ -273,10 +265,10 @@ export class Owner {
   async fail(record: LogRecord, code: string): Promise<void> {
     if (record.event.kind.case !== 'message' || record.event.kind.value.copy) return;
     const message = record.event.kind.value;
-    await this.failMessage(message, baseRecord(message, record.position), code);
+    await this.failMessage(message, () => baseRecord(message, record.position) as StatusRecord, code);
   }
 
-  async failMessage(subject: ReceiptSubject, base: StatusRecord | undefined, code: string): Promise<void> {
+  async failMessage(subject: ReceiptSubject, base: (() => StatusRecord) | undefined, code: string): Promise<void> {
     const atMs = this.now();
     const { serverMessageId } = subject;
     await this.whileUnavailable(() =>

@@ -454,14 +454,13 @@ export class Recipient {
 
   /** Writes a confirmation of a tracked event down; `delivery` settles with it. */
   #record(tracked: Tracked, device: Device, status: MessageStatus, atMs: number, delivery: Delivery | undefined): void {
-    const { message } = tracked;
+    const { message, record } = tracked;
     if (!message) {
       // While other devices still lack the receipt, this one's ack lives in the log's acknowledgement or the inbox.
       this.#owner.confirmed({ update: undefined, receipt: undefined, delivery });
       return;
     }
     const mark = deviceMark(message.copy, device.id);
-    const base = baseRecord(message, tracked.record?.position ?? '');
     if (message.copy) {
       this.#owner.confirmed({
         update: {
@@ -485,7 +484,7 @@ export class Recipient {
     this.#owner.confirmed({
       update: {
         serverMessageId: tracked.id,
-        base: tracked.record && base,
+        base: record && (() => baseRecord(message, record.position) as StatusRecord),
         deviceId: mark,
         deliveredAtMs: tracked.deliveredAtMs,
         readAtMs: tracked.readAtMs,

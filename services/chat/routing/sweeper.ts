@@ -55,7 +55,8 @@ export class Sweeper {
         if (Number(atMs) >= beforeMs) break;
         if (kind.case === 'message' && !kind.value.copy) {
           const [record] = await statuses.get([kind.value.serverMessageId]);
-          if (!record?.deliveredAtMs && !record?.failedAtMs) await owner.failMessage(kind.value, record, 'expired');
+          if (!record?.deliveredAtMs && !record?.failedAtMs)
+            await owner.failMessage(kind.value, record && (() => record), 'expired');
         }
         expired.push(position);
       }

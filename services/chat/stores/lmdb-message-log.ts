@@ -12,20 +12,34 @@ const ACK_DELAY_MS = 200;
 /** So many entries are read from the store before what they hold is handed over. */
 const ENTRIES_AT_A_TIME = 16;
 const POSITION_DIGITS = 13;
+/** Events that wait to be handed out and need not be read from the store for that. */
+const MAX_WARM = 20_000;
 const META_NEXT = 0;
 const NONE = Number.POSITIVE_INFINITY;
+
+/** The events of one group commit, as they were published. */
+interface Events {
+  readonly payloads: Uint8Array[];
+  /** Undefined where they have to be decoded. */
+  readonly events: LogEvent[] | undefined;
+  readonly positions: Position[] | undefined;
+}
 
 interface Entry {
   readonly first: number;
   readonly count: number;
-  /** Indexes of events that are acknowledged. */
-  readonly acknowledged: Set<number>;
+  /** What became of each event: undefined while it waits, the record while it is handed out, null once it is acknowledged. */
+  readonly records: (Outstanding | null | undefined)[];
+  /** Events that are not acknowledged. */
+  open: number;
   /** Whether an acknowledgement waits to be written. */
   dirty: boolean;
+  /** What was published a moment ago and is not handed out yet. */
+  warm: Events | undefined;
 }
 
 interface Outstanding extends LogRecord {
-  readonly sequence: number;
+  readonly index: number;
   readonly slot: Slot;
   readonly entry: Entry;
   readonly consumer: Consumer;
@@ -50,10 +64,10 @@ interface Consumer extends LogConsumer {
 }
 
 /** Events of one group commit on their way to the disk. */
-interface Group {
+interface Group extends Events {
   readonly first: number;
-  readonly payloads: Uint8Array[];
   readonly events: LogEvent[];
+  readonly positions: Position[];
   done: Promise<void>;
 }
 
@@ -80,14 +94,13 @@ export class LmdbMessageLog implements MessageLog {
   readonly #consumers: Consumer[] = [];
   /** Entries of which something is not acknowledged. */
   readonly #live = new Map<number, Entry>();
-  /** Handed out and not acknowledged, by sequence number. */
-  readonly #outstanding = new Map<number, Outstanding>();
+  #warm = 0;
   /** Everything in entries below was handed out, is acknowledged, or waits for its slot to move. */
   #cursor: number;
   /** So many events of the entry at the cursor are done with, too. */
   #cursorIndex = 0;
   /** The entry at the cursor, read. */
-  #reading: { first: number; payloads: Uint8Array[] } | undefined;
+  #reading: { first: number; events: Events } | undefined;
   /** Events below are durable. */
   #durable: number;
   #next: number;
@@ -119,9 +132,13 @@ export class LmdbMessageLog implements MessageLog {
     this.#cursor = this.#next;
     for (const { key: first, value } of this.#entries.getRange()) {
       this.#payloads(first, value);
-      const entry: Entry = { first, count: value.count, acknowledged: new Set(this.#acks.get(first)), dirty: false };
+      const entry = newEntry(first, value.count);
+      for (const index of this.#acks.get(first) ?? []) {
+        entry.records[index] = null;
+        entry.open--;
+      }
       this.#live.set(first, entry);
-      this.#backlog += entry.count - entry.acknowledged.size;
+      this.#backlog += entry.open;
       this.#cursor = Math.min(this.#cursor, first);
     }
   }
@@ -149,14 +166,16 @@ export class LmdbMessageLog implements MessageLog {
     const payloads = events.map((event) => toBinary(LogEventSchema, event));
     this.#group ??= this.#openGroup();
     const group = this.#group;
-    const first = this.#next;
-    this.#next += events.length;
+    const positions: Position[] = [];
     for (let i = 0; i < events.length; i++) {
+      const position = positionOf(this.#next++);
+      positions.push(position);
+      group.positions.push(position);
       group.payloads.push(payloads[i] as Uint8Array);
       group.events.push(events[i] as LogEvent);
     }
     await group.done;
-    return events.map((_, i) => positionOf(first + i));
+    return positions;
   }
 
   async consume(handle: (records: LogRecord[]) => void, options: { maxUnacknowledged: number }): Promise<LogConsumer> {
@@ -184,7 +203,7 @@ export class LmdbMessageLog implements MessageLog {
   }
 
   #openGroup(): Group {
-    const group: Group = { first: this.#next, payloads: [], events: [], done: Promise.resolve() };
+    const group: Group = { first: this.#next, payloads: [], events: [], positions: [], done: Promise.resolve() };
     group.done = this.#environment
       .write(() => {
         this.#group = undefined;
@@ -203,10 +222,11 @@ export class LmdbMessageLog implements MessageLog {
   }
 
   /** A group is durable: its events go to the owners, unless older ones still wait in the store. */
-  #stored({ first, payloads, events }: Group): void {
+  #stored(group: Group): void {
     this.#writable = true;
+    const { first, events } = group;
     const count = events.length;
-    const entry: Entry = { first, count, acknowledged: new Set(), dirty: false };
+    const entry = newEntry(first, count);
     this.#live.set(first, entry);
     this.#backlog += count;
     const caughtUp = this.#cursor === this.#durable;
@@ -214,11 +234,17 @@ export class LmdbMessageLog implements MessageLog {
     if (this.#consumers.length === 0) {
       // Sequence numbers of a group that failed are never stored: the cursor passes over them.
       if (caughtUp) this.#cursor = first;
-    } else if (!caughtUp) this.#dispatchSoon();
-    else {
-      this.#cursor = this.#handOut(entry, 0, payloads, events) ? this.#durable : first;
-      this.#deliver();
+      return;
     }
+    if (caughtUp) {
+      const complete = this.#handOut(entry, 0, group);
+      this.#cursor = complete ? this.#durable : first;
+      this.#deliver();
+      if (complete) return;
+    } else this.#dispatchSoon();
+    if (this.#warm + count > MAX_WARM) return;
+    this.#warm += count;
+    entry.warm = group;
   }
 
   #dispatchSoon(): void {
@@ -239,6 +265,7 @@ export class LmdbMessageLog implements MessageLog {
         const entry = this.#live.get(first);
         room = !entry || this.#handOutStored(entry);
         if (!room) break;
+        if (entry?.warm) this.#cool(entry);
         this.#advance(first + (entry?.count ?? 1));
       }
       if (room && firsts.length < ENTRIES_AT_A_TIME) this.#advance(this.#durable);
@@ -250,10 +277,17 @@ export class LmdbMessageLog implements MessageLog {
   #handOutStored(entry: Entry): boolean {
     const { first } = entry;
     if (this.#cursor !== first) this.#advance(first);
+    if (entry.warm) return this.#handOut(entry, this.#cursorIndex, entry.warm);
     if (this.#reading?.first !== first) {
-      this.#reading = { first, payloads: this.#payloads(first, this.#entries.get(first) as StoredEntry) };
+      const payloads = this.#payloads(first, this.#entries.get(first) as StoredEntry);
+      this.#reading = { first, events: { payloads, events: undefined, positions: undefined } };
     }
-    return this.#handOut(entry, this.#cursorIndex, this.#reading.payloads);
+    return this.#handOut(entry, this.#cursorIndex, this.#reading.events);
+  }
+
+  #cool(entry: Entry): void {
+    this.#warm -= entry.count;
+    entry.warm = undefined;
   }
 
   #advance(cursor: number): void {
@@ -268,12 +302,13 @@ export class LmdbMessageLog implements MessageLog {
   }
 
   /** Hands out what is due of an entry, from index `from` on; false when an owner has no room for the next event. */
-  #handOut(entry: Entry, from: number, payloads: readonly Uint8Array[], events?: readonly LogEvent[]): boolean {
-    for (let i = from; i < entry.count; i++) {
-      const sequence = entry.first + i;
-      if (entry.acknowledged.has(i) || this.#outstanding.has(sequence)) continue;
-      const payload = payloads[i] as Uint8Array;
-      const event = events?.[i] ?? fromBinary(LogEventSchema, payload);
+  #handOut(entry: Entry, from: number, { payloads, events, positions }: Events): boolean {
+    const { records } = entry;
+    for (let index = from; index < entry.count; index++) {
+      if (records[index] !== undefined) continue;
+      const sequence = entry.first + index;
+      const payload = payloads[index] as Uint8Array;
+      const event = events?.[index] ?? fromBinary(LogEventSchema, payload);
       const slot = this.#slots[slotOf(event.userId)] as Slot;
       if (slot.next) {
         slot.waiting = Math.min(slot.waiting, entry.first);
@@ -281,13 +316,13 @@ export class LmdbMessageLog implements MessageLog {
       }
       const consumer = slot.owner as Consumer;
       if (consumer.outstanding >= consumer.maxUnacknowledged) {
-        this.#cursorIndex = i;
+        this.#cursorIndex = index;
         return false;
       }
       const mayRepeat = sequence < this.#repeatsBelow;
-      const position = positionOf(sequence);
-      const record: Outstanding = { position, event, payload, mayRepeat, sequence, slot, entry, consumer };
-      this.#outstanding.set(sequence, record);
+      const position = positions?.[index] ?? positionOf(sequence);
+      const record: Outstanding = { position, event, payload, mayRepeat, index, slot, entry, consumer };
+      records[index] = record;
       if (sequence >= this.#handedOut) this.#handedOut = sequence + 1;
       slot.owned++;
       consumer.outstanding++;
@@ -307,15 +342,15 @@ export class LmdbMessageLog implements MessageLog {
 
   #acknowledge(consumer: Consumer, records: readonly Outstanding[]): void {
     for (const record of records) {
-      const current = this.#outstanding.get(record.sequence);
+      const { entry, index, slot } = record;
       // An owner that lost the key has no say in it any more.
-      if (current?.consumer !== consumer) continue;
-      this.#outstanding.delete(record.sequence);
+      if (entry.records[index] !== record || record.consumer !== consumer) continue;
+      entry.records[index] = null;
+      entry.open--;
       consumer.outstanding--;
       this.#backlog--;
-      const { entry, slot } = current;
-      entry.acknowledged.add(record.sequence - entry.first);
-      if (entry.acknowledged.size === entry.count) {
+      if (entry.open === 0) {
+        if (entry.warm) this.#cool(entry);
         this.#live.delete(entry.first);
         this.#whole.push(entry.first);
       } else this.#markDirty(entry);
@@ -348,7 +383,7 @@ export class LmdbMessageLog implements MessageLog {
     for (const entry of dirty) entry.dirty = false;
     const write = this.#environment.write(() => {
       for (const entry of dirty) {
-        if (this.#live.has(entry.first)) void this.#acks.put(entry.first, [...entry.acknowledged]);
+        if (this.#live.has(entry.first)) void this.#acks.put(entry.first, acknowledgedOf(entry));
       }
     });
     write.catch(() => {
@@ -398,12 +433,14 @@ export class LmdbMessageLog implements MessageLog {
     if (index < 0) return;
     this.#consumers.splice(index, 1);
     consumer.batch = [];
-    for (const record of this.#outstanding.values()) {
-      if (record.consumer !== consumer) continue;
-      this.#outstanding.delete(record.sequence);
-      this.#rewind(record.entry.first);
-      this.#repeatsBelow = this.#handedOut;
-      record.slot.owned = 0;
+    for (const entry of this.#live.values()) {
+      for (const record of entry.records) {
+        if (record?.consumer !== consumer) continue;
+        entry.records[record.index] = undefined;
+        this.#rewind(entry.first);
+        this.#repeatsBelow = this.#handedOut;
+        record.slot.owned = 0;
+      }
     }
     this.#assign();
     this.#dispatchSoon();
@@ -414,6 +451,18 @@ export class LmdbMessageLog implements MessageLog {
     if (payloads) return payloads;
     throw new MeshError('failed_precondition', `entry ${first} of the log "${this.#name}" is damaged`);
   }
+}
+
+function newEntry(first: number, count: number): Entry {
+  const records = new Array<Outstanding | null | undefined>(count).fill(undefined);
+  return { first, count, records, open: count, dirty: false, warm: undefined };
+}
+
+/** Indexes of the events that are acknowledged. */
+function acknowledgedOf({ records }: Entry): number[] {
+  const indexes: number[] = [];
+  for (const [index, record] of records.entries()) if (record === null) indexes.push(index);
+  return indexes;
 }
 
 function positionOf(sequence: number): Position {

@@ -1,36 +1,32 @@
 import type { Database, LmdbEnvironment } from '@chatmesh/mesh/lmdb';
+import { IdTable, keyOf } from '../domain/id-table.js';
+import { idOf, merged, type Row, recordOf, rowOf } from './lmdb-status-row.js';
 import type { StatusRecord, StatusStore, StatusUpdate } from './status-store.js';
 
 /**
- * So many of the latest records are kept in memory, some 600 bytes each, before their places are merged into the index:
+ * So many places of the latest records are kept in memory, some 50 bytes each, before they are merged into the index:
  * a merge writes most pages of an index of a million records, so that twice as many records cost half as much each.
  */
 const MERGE_AT = 65_536;
-/** Index entries that one group commit takes, so that a merge never holds up an acceptance for long. */
-const MERGE_STEP = 512;
 const META_INDEXED = 0;
 /** Ids that were looked up in vain are remembered, since what is looked up is accepted next. */
 const REMEMBERED_ABSENT = 8192;
-/** Batches kept decoded: a backlog that is drained asks for the records of one batch one after another. */
-const DECODED_BATCHES = 64;
+/** Rows of the latest batches that are kept at hand: most records change once or twice soon after they were written. */
+const ROWS_AT_HAND = 16_384;
+/** A place has 16 bits for the index in its batch. */
+const MAX_ROWS = 0x10000;
+const NOWHERE = -1;
 
 const DONE = Promise.resolve();
 
-/** A record as it is stored: its fields in order, as text parted by tabs; no field holds a tab or a line break. */
-type Row = string;
+/** Where a version of a record is: the batch's number times {@link MAX_ROWS}, plus the row's index in it. */
+type Place = number;
 
-/** The newest version of a record and where it is. */
-interface Placed {
-  readonly record: StatusRecord;
-  readonly batch: number;
-  readonly index: number;
-}
-
-/** Versions that go out with one group commit, and what each replaces. */
+/** Versions that go out with one group commit, and the place of what each replaces. */
 interface Batch {
   readonly number: number;
   readonly rows: Row[];
-  readonly replaced: (Placed | undefined)[];
+  readonly replaced: Place[];
   done: Promise<void>;
 }
 
@@ -38,9 +34,9 @@ interface Batch {
  * Status records in batches in the order of time, and an index from id to place.
  *
  * Ids are hashes, so a table in their order would touch a page of its own for each write, and the more so the more it
- * holds. Here every group commit writes one batch at the end of a sequence; the newest version of the latest records is
- * kept in memory (and rebuilt at start from the batches that the index does not cover), and places go into the index
- * many at a time, in order. A batch of which every record has a newer version is deleted.
+ * holds. Here every group commit writes one batch at the end of a sequence; the places of the latest records are kept in
+ * memory (and rebuilt at start from the batches that the index does not cover), and go into the index many at a time, in
+ * order. A batch of which every record has a newer version is deleted.
  */
 export class LmdbStatusStore implements StatusStore {
   readonly #environment: LmdbEnvironment;
@@ -48,19 +44,22 @@ export class LmdbStatusStore implements StatusStore {
   readonly #batches: Database<string, number>;
   readonly #index: Database<Buffer, Buffer>;
   readonly #meta: Database<number, number>;
-  /** Newest versions that the index does not know yet. */
-  #recent = new Map<string, Placed>();
+  /** Places of the newest versions that the index does not know yet. */
+  #recent = new IdTable();
   /** Those that are being merged into the index. */
-  #merging = new Map<string, Placed>();
+  #merging = new IdTable();
+  #mergeRuns = false;
   /** Records of a batch that have no newer version; batches that were there at start are not counted. */
   readonly #liveIn = new Map<number, number>();
   /** Ids that the index does not know. */
-  readonly #absent = new Set<string>();
+  readonly #absent = new IdTable();
   #nextBatch: number;
   #open: Batch | undefined;
   /** Batches on their way to the disk, by number. */
   readonly #unwritten = new Map<number, Batch>();
-  readonly #decoded = new Map<number, Row[]>();
+  /** Rows of batches, those that came last at the end. */
+  readonly #atHand = new Map<number, Row[]>();
+  #rowsAtHand = 0;
 
   constructor(environment: LmdbEnvironment) {
     this.#environment = environment;
@@ -70,9 +69,7 @@ export class LmdbStatusStore implements StatusStore {
     const indexed = this.#meta.get(META_INDEXED) ?? 0;
     let last = indexed;
     for (const { key: batch, value } of this.#batches.getRange({ start: indexed + 1 })) {
-      for (const [index, row] of value.split('\n').entries()) {
-        this.#recent.set(idOf(row), { record: recordOf(row), batch, index });
-      }
+      for (const [index, row] of value.split('\n').entries()) this.#recent.set(idOf(row), batch * MAX_ROWS + index);
       last = batch;
     }
     this.#nextBatch = last + 1;
@@ -81,23 +78,31 @@ export class LmdbStatusStore implements StatusStore {
   accept(records: readonly StatusRecord[]): Promise<void> {
     const written = new Set<Promise<void>>();
     for (const record of records) {
-      written.add(this.#find(record.serverMessageId) ? this.#written(record.serverMessageId) : this.#put(record));
+      const id = record.serverMessageId;
+      const place = this.#placeOf(id);
+      written.add(place === undefined ? this.#put(id, rowOf(record)) : this.#written(place));
     }
     return all(written);
   }
 
   async get(serverMessageIds: readonly string[]): Promise<(StatusRecord | undefined)[]> {
-    return serverMessageIds.map((id) => this.#find(id));
+    return serverMessageIds.map((id) => {
+      const place = this.#placeOf(id);
+      const row = place === undefined ? undefined : this.#rowAt(place);
+      return row === undefined ? undefined : recordOf(row);
+    });
   }
 
   update(updates: readonly StatusUpdate[]): Promise<void> {
     const written = new Set<Promise<void>>();
     for (const update of updates) {
-      const found = this.#find(update.serverMessageId);
-      const record = found ?? update.base;
-      if (!record) continue;
-      const merged = merge(record, update);
-      written.add(merged === found ? this.#written(update.serverMessageId) : this.#put(merged));
+      const id = update.serverMessageId;
+      const place = this.#placeOf(id);
+      const found = place === undefined ? undefined : this.#rowAt(place);
+      const row = found ?? (update.base && rowOf(update.base()));
+      if (row === undefined) continue;
+      const newer = merged(row, update);
+      written.add(place !== undefined && newer === found ? this.#written(place) : this.#put(id, newer));
     }
     return all(written);
   }
@@ -113,7 +118,7 @@ export class LmdbStatusStore implements StatusStore {
       void this.#batches.remove(oldest.key);
       for (const { serverMessageId } of records) {
         const place = this.#index.get(keyOf(serverMessageId));
-        if (place && place.readUIntBE(0, 6) === oldest.key) void this.#index.remove(keyOf(serverMessageId));
+        if (place && batchOf(decodePlace(place)) === oldest.key) void this.#index.remove(keyOf(serverMessageId));
       }
     });
     return true;
@@ -123,44 +128,52 @@ export class LmdbStatusStore implements StatusStore {
     await this.#environment.settled();
   }
 
-  #latest(id: string): Placed | undefined {
-    return this.#recent.get(id) ?? this.#merging.get(id);
+  /** Resolves when the version at a place is durable: it may be on its way on behalf of somebody else. */
+  #written(place: Place): Promise<void> {
+    return this.#unwritten.get(batchOf(place))?.done ?? DONE;
   }
 
-  /** Resolves when the newest version of a record is durable: it may be on its way on behalf of somebody else. */
-  #written(id: string): Promise<void> {
-    const placed = this.#latest(id);
-    return (placed && this.#unwritten.get(placed.batch)?.done) ?? DONE;
+  #recentPlaceOf(id: string): Place | undefined {
+    return this.#recent.get(id) ?? (this.#mergeRuns ? this.#merging.get(id) : undefined);
   }
 
-  #find(id: string): StatusRecord | undefined {
-    const placed = this.#latest(id);
-    if (placed) return placed.record;
-    if (this.#absent.has(id)) return undefined;
+  /** Where the newest version of a record is. */
+  #placeOf(id: string): Place | undefined {
+    const recent = this.#recentPlaceOf(id);
+    if (recent !== undefined) return recent;
+    if (this.#absent.get(id) !== undefined) return undefined;
     const place = this.#index.get(keyOf(id));
-    if (!place) {
-      if (this.#absent.size >= REMEMBERED_ABSENT) this.#absent.clear();
-      this.#absent.add(id);
-      return undefined;
+    if (place) return decodePlace(place);
+    if (this.#absent.size >= REMEMBERED_ABSENT) this.#absent.clear();
+    this.#absent.set(id, 0);
+    return undefined;
+  }
+
+  /** The row at a place; undefined when it has expired. */
+  #rowAt(place: Place): Row | undefined {
+    const batch = batchOf(place);
+    let rows = this.#unwritten.get(batch)?.rows ?? this.#atHand.get(batch);
+    if (!rows) {
+      rows = this.#batches.get(batch)?.split('\n');
+      if (!rows) return undefined;
+      this.#keepAtHand(batch, rows);
     }
-    const row = this.#rowsOf(place.readUIntBE(0, 6))?.[place.readUInt16BE(6)];
-    return row === undefined ? undefined : recordOf(row);
+    return rows[place % MAX_ROWS];
   }
 
-  #rowsOf(batch: number): Row[] | undefined {
-    const cached = this.#decoded.get(batch);
-    if (cached) return cached;
-    const rows = this.#batches.get(batch)?.split('\n');
-    if (!rows) return undefined;
-    if (this.#decoded.size >= DECODED_BATCHES) this.#decoded.delete(this.#decoded.keys().next().value as number);
-    this.#decoded.set(batch, rows);
-    return rows;
+  #keepAtHand(batch: number, rows: Row[]): void {
+    this.#atHand.set(batch, rows);
+    this.#rowsAtHand += rows.length;
+    for (const [oldest, { length }] of this.#atHand) {
+      if (this.#rowsAtHand <= ROWS_AT_HAND) break;
+      this.#atHand.delete(oldest);
+      this.#rowsAtHand -= length;
+    }
   }
 
-  #put(record: StatusRecord): Promise<void> {
+  #put(id: string, row: Row): Promise<void> {
     let batch = this.#open;
-    // A place has 16 bits for the index in its batch.
-    if (!batch || batch.rows.length === 0xffff) {
+    if (!batch || batch.rows.length === MAX_ROWS) {
       const opened: Batch = { number: this.#nextBatch++, rows: [], replaced: [], done: Promise.resolve() };
       opened.done = this.#environment
         .write(() => this.#store(opened))
@@ -172,11 +185,10 @@ export class LmdbStatusStore implements StatusStore {
       this.#unwritten.set(opened.number, opened);
       this.#open = batch = opened;
     }
-    const id = record.serverMessageId;
     this.#absent.delete(id);
-    batch.replaced.push(this.#latest(id));
-    this.#recent.set(id, { record, batch: batch.number, index: batch.rows.length });
-    batch.rows.push(rowOf(record));
+    batch.replaced.push(this.#recentPlaceOf(id) ?? NOWHERE);
+    this.#recent.set(id, batch.number * MAX_ROWS + batch.rows.length);
+    batch.rows.push(row);
     if (this.#recent.size >= MERGE_AT) void this.#merge();
     return batch.done;
   }
@@ -189,16 +201,18 @@ export class LmdbStatusStore implements StatusStore {
   /** The versions are durable: batches that hold only older ones can go. */
   #stored(batch: Batch): void {
     this.#unwritten.delete(batch.number);
+    this.#keepAtHand(batch.number, batch.rows);
     this.#liveIn.set(batch.number, (this.#liveIn.get(batch.number) ?? 0) + batch.rows.length);
     const dead: number[] = [];
-    for (const replaced of batch.replaced) {
-      if (!replaced) continue;
-      const live = this.#liveIn.get(replaced.batch);
+    for (const place of batch.replaced) {
+      if (place === NOWHERE) continue;
+      const replaced = batchOf(place);
+      const live = this.#liveIn.get(replaced);
       if (live === undefined) continue;
-      if (live > 1) this.#liveIn.set(replaced.batch, live - 1);
+      if (live > 1) this.#liveIn.set(replaced, live - 1);
       else {
-        this.#liveIn.delete(replaced.batch);
-        dead.push(replaced.batch);
+        this.#liveIn.delete(replaced);
+        dead.push(replaced);
       }
     }
     if (dead.length === 0) return;
@@ -211,131 +225,76 @@ export class LmdbStatusStore implements StatusStore {
   #refused(batch: Batch, error: unknown): never {
     if (this.#open === batch) this.#open = undefined;
     this.#unwritten.delete(batch.number);
-    const before = (placed: Placed | undefined) => {
-      let earlier = placed;
-      while (earlier?.batch === batch.number) earlier = batch.replaced[earlier.index];
+    const before = (place: Place): Place => {
+      let earlier = place;
+      while (earlier !== NOWHERE && batchOf(earlier) === batch.number)
+        earlier = batch.replaced[earlier % MAX_ROWS] as Place;
       return earlier;
     };
-    for (const versions of [this.#recent, this.#merging]) {
+    for (const places of [this.#recent, this.#merging]) {
       for (const row of batch.rows) {
         const id = idOf(row);
-        const earlier = before(versions.get(id));
-        if (earlier) versions.set(id, earlier);
-        else versions.delete(id);
+        const earlier = before(places.get(id) ?? NOWHERE);
+        if (earlier !== NOWHERE) places.set(id, earlier);
+        else places.delete(id);
       }
     }
     for (const { replaced } of this.#unwritten.values()) {
-      for (const [i, placed] of replaced.entries()) replaced[i] = before(placed);
+      for (const [i, place] of replaced.entries()) replaced[i] = before(place);
     }
     throw error;
   }
 
   /** Moves the places of the recent records into the index, in order of id, a step per group commit. */
   async #merge(): Promise<void> {
-    if (this.#merging.size > 0) return;
-    this.#merging = this.#recent;
-    this.#recent = new Map();
+    if (this.#mergeRuns) return;
+    this.#mergeRuns = true;
+    const merging = this.#recent;
+    this.#recent = this.#merging;
+    this.#merging = merging;
     // What comes now goes into a batch that the index will not claim to cover.
     this.#open = undefined;
     const through = this.#nextBatch - 1;
     try {
-      for (const ids of inOrder(this.#merging.keys(), MERGE_STEP)) {
+      // Some hundred entries with each group commit, so that a merge never holds up an acceptance for long.
+      for (const keys of merging.keysInOrder()) {
         await this.#environment.write(() => {
-          for (const id of ids) {
-            const placed = this.#merging.get(id);
-            // Its first version was refused meanwhile.
-            if (!placed) continue;
-            const { batch, index } = placed;
-            const place = Buffer.allocUnsafe(8);
-            place.writeUIntBE(batch, 0, 6);
-            place.writeUInt16BE(index, 6);
-            void this.#index.put(keyOf(id), place);
+          for (const key of keys) {
+            const place = merging.getKey(key);
+            // Its first version may have been refused meanwhile.
+            if (place !== undefined) void this.#index.put(key, encodePlace(place));
           }
         });
       }
       await this.#environment.write(() => void this.#meta.put(META_INDEXED, through));
       for (const batch of this.#liveIn.keys()) if (batch <= through) this.#liveIn.delete(batch);
-      this.#merging = new Map();
     } catch {
       // The disk refused: what was not indexed goes back to memory and is merged with the next ones.
-      for (const [id, placed] of this.#merging) if (!this.#recent.has(id)) this.#recent.set(id, placed);
-      this.#merging = new Map();
+      this.#recent.addMissing(merging);
+    } finally {
+      merging.clear();
+      this.#mergeRuns = false;
     }
   }
 }
 
-function merge(record: StatusRecord, update: StatusUpdate): StatusRecord {
-  const deliveredAtMs = earliest(record.deliveredAtMs, update.deliveredAtMs);
-  const readAtMs = earliest(record.readAtMs, update.readAtMs);
-  const failedAtMs = earliest(record.failedAtMs, update.failedAtMs);
-  const { deviceId } = update;
-  const devices =
-    deviceId === undefined || record.devices.includes(deviceId) ? record.devices : [...record.devices, deviceId];
-  const unchanged =
-    deliveredAtMs === record.deliveredAtMs &&
-    readAtMs === record.readAtMs &&
-    failedAtMs === record.failedAtMs &&
-    devices === record.devices;
-  if (unchanged) return record;
-  const code = failedAtMs === record.failedAtMs ? record.code : update.code;
-  return { ...record, deliveredAtMs, readAtMs, failedAtMs, code, devices };
+function batchOf(place: Place): number {
+  return Math.floor(place / MAX_ROWS);
 }
 
-/** Of two times of which 0 says nothing. */
-function earliest(a: number, b: number): number {
-  return a === 0 || (b !== 0 && b < a) ? b : a;
+function encodePlace(place: Place): Buffer {
+  const bytes = Buffer.allocUnsafe(8);
+  bytes.writeUIntBE(batchOf(place), 0, 6);
+  bytes.writeUInt16BE(place % MAX_ROWS, 6);
+  return bytes;
+}
+
+function decodePlace(bytes: Buffer): Place {
+  return bytes.readUIntBE(0, 6) * MAX_ROWS + bytes.readUInt16BE(6);
 }
 
 /** When all have resolved; a failure of any is the failure of the whole. */
 function all(promises: ReadonlySet<Promise<void>>): Promise<void> {
   const [only = DONE] = promises;
   return promises.size > 1 ? Promise.all(promises).then(() => {}) : only;
-}
-
-function rowOf(r: StatusRecord): Row {
-  const head = `${r.serverMessageId}\t${r.clientMessageId}\t${r.senderId}\t${r.recipientId}\t${r.acceptedAtMs}\t${r.position}`;
-  return `${head}\t${r.fingerprint}\t${r.deliveredAtMs}\t${r.readAtMs}\t${r.failedAtMs}\t${r.code}\t${r.devices.join(',')}`;
-}
-
-/** The id at the head of a row, without the rest. */
-function idOf(row: Row): string {
-  return row.slice(0, row.indexOf('\t'));
-}
-
-function recordOf(row: Row): StatusRecord {
-  const fields = row.split('\t');
-  const field = (index: number) => fields[index] as string;
-  return {
-    serverMessageId: field(0),
-    clientMessageId: field(1),
-    senderId: field(2),
-    recipientId: field(3),
-    acceptedAtMs: Number(field(4)),
-    position: field(5),
-    fingerprint: field(6),
-    deliveredAtMs: Number(field(7)),
-    readAtMs: Number(field(8)),
-    failedAtMs: Number(field(9)),
-    code: field(10),
-    devices: field(11) === '' ? [] : field(11).split(','),
-  };
-}
-
-/** UUIDs in order, `atLeast` at a time; sorted as they are asked for, so that no caller waits for all of it. */
-function* inOrder(ids: Iterable<string>, atLeast: number): Generator<string[]> {
-  const byFirstByte: string[][] = Array.from({ length: 256 }, () => []);
-  for (const id of ids) byFirstByte[Number.parseInt(id.slice(0, 2), 16)]?.push(id);
-  let step: string[] = [];
-  for (const some of byFirstByte) {
-    step.push(...some.sort());
-    if (step.length < atLeast) continue;
-    yield step;
-    step = [];
-  }
-  if (step.length > 0) yield step;
-}
-
-/** A UUID as its 16 bytes. */
-function keyOf(id: string): Buffer {
-  return Buffer.from(id.replaceAll('-', ''), 'hex');
 }

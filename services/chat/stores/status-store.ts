@@ -26,8 +26,8 @@ export interface StatusRecord {
 /** What has become known of a message since it was accepted. Times are 0 where they say nothing. */
 export interface StatusUpdate {
   readonly serverMessageId: string;
-  /** The record as acceptance writes it: where there is none yet, it is written too. */
-  readonly base: StatusRecord | undefined;
+  /** Makes the record that acceptance writes: where there is none yet, it is written too. */
+  readonly base: (() => StatusRecord) | undefined;
   /** A device that confirmed. */
   readonly deviceId: string | undefined;
   readonly deliveredAtMs: number;

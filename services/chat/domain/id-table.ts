@@ -1,0 +1,198 @@
+import { randomInt } from 'node:crypto';
+
+const FIRST_BITS = 10;
+/** A fuller table would find its keys in ever longer walks. */
+const MAX_LOAD = 0.6;
+const EMPTY = -1;
+
+/** The value of each hexadecimal digit's character code. */
+const DIGITS = new Uint8Array(128);
+for (const [value, digit] of Array.from('0123456789abcdef').entries()) DIGITS[digit.charCodeAt(0)] = value;
+
+/**
+ * A map from UUIDs to numbers of 0 and more, in typed arrays: tens of thousands of entries that live for minutes are no
+ * work for the garbage collector, as entries of a Map of strings would be. Open addressing with linear probing and
+ * multiplicative hashing; the multiplier is secret, so that nobody can choose ids that share a slot.
+ */
+export class IdTable {
+  /** Four words for each slot. */
+  #ids = new Uint32Array(4 << FIRST_BITS);
+  #values = new Float64Array(1 << FIRST_BITS).fill(EMPTY);
+  #mask = (1 << FIRST_BITS) - 1;
+  #shift = 32 - FIRST_BITS;
+  readonly #multiplier = 2 * randomInt(2 ** 31) + 1;
+  #size = 0;
+
+  get size(): number {
+    return this.#size;
+  }
+
+  /** The number of an id; undefined when the table does not have it. */
+  get(id: string): number | undefined {
+    const value = this.#values[this.#slotOf(word0(id), word1(id), word2(id), word3(id))] as number;
+    return value === EMPTY ? undefined : value;
+  }
+
+  set(id: string, value: number): void {
+    this.#put(word0(id), word1(id), word2(id), word3(id), value);
+  }
+
+  delete(id: string): void {
+    let hole = this.#slotOf(word0(id), word1(id), word2(id), word3(id));
+    if (this.#values[hole] === EMPTY) return;
+    this.#size--;
+    // Entries behind the hole that were pushed over it move back, so that no walk ends too early.
+    for (let slot = (hole + 1) & this.#mask; this.#values[slot] !== EMPTY; slot = (slot + 1) & this.#mask) {
+      const home = this.#homeOf(this.#ids[4 * slot + 3] as number);
+      if (((slot - home) & this.#mask) < ((slot - hole) & this.#mask)) continue;
+      this.#ids.copyWithin(4 * hole, 4 * slot, 4 * slot + 4);
+      this.#values[hole] = this.#values[slot] as number;
+      hole = slot;
+    }
+    this.#values[hole] = EMPTY;
+  }
+
+  clear(): void {
+    this.#values.fill(EMPTY);
+    this.#size = 0;
+  }
+
+  /** Takes over every entry of another table whose id this one does not have. */
+  addMissing(other: IdTable): void {
+    for (let slot = 0; slot <= other.#mask; slot++) {
+      const value = other.#values[slot] as number;
+      if (value === EMPTY) continue;
+      const ids = other.#ids.subarray(4 * slot, 4 * slot + 4);
+      const [a, b, c, d] = ids as unknown as [number, number, number, number];
+      if (this.#values[this.#slotOf(a, b, c, d)] === EMPTY) this.#put(a, b, c, d, value);
+    }
+  }
+
+  /**
+   * The ids of this moment as 16 bytes, in order, some at a time: they are sorted as they are asked for, so that nobody
+   * waits for all of it. The table may change meanwhile.
+   */
+  *keysInOrder(): Generator<Buffer[]> {
+    const starts = new Uint32Array(257);
+    for (let slot = 0; slot <= this.#mask; slot++)
+      if (this.#values[slot] !== EMPTY) count(starts, this.#firstByte(slot) + 1, 1);
+    for (let byte = 0; byte < 256; byte++) count(starts, byte + 1, starts[byte] as number);
+    const keys = Buffer.allocUnsafe(16 * this.#size);
+    const next = starts.slice();
+    for (let slot = 0; slot <= this.#mask; slot++) {
+      if (this.#values[slot] === EMPTY) continue;
+      const at = 16 * count(next, this.#firstByte(slot), 1);
+      for (let word = 0; word < 4; word++) keys.writeUInt32BE(this.#ids[4 * slot + word] as number, at + 4 * word);
+    }
+    for (let byte = 0; byte < 256; byte++) {
+      const some: Buffer[] = [];
+      const end = 16 * (starts[byte + 1] as number);
+      for (let at = 16 * (starts[byte] as number); at < end; at += 16) some.push(keys.subarray(at, at + 16));
+      if (some.length > 0) yield some.sort(Buffer.compare);
+    }
+  }
+
+  /** The number of an id of 16 bytes. */
+  getKey(key: Buffer): number | undefined {
+    const slot = this.#slotOf(key.readUInt32BE(0), key.readUInt32BE(4), key.readUInt32BE(8), key.readUInt32BE(12));
+    const value = this.#values[slot] as number;
+    return value === EMPTY ? undefined : value;
+  }
+
+  #put(a: number, b: number, c: number, d: number, value: number): void {
+    let slot = this.#slotOf(a, b, c, d);
+    if (this.#values[slot] === EMPTY) {
+      if (this.#size >= MAX_LOAD * (this.#mask + 1)) {
+        this.#grow();
+        slot = this.#slotOf(a, b, c, d);
+      }
+      this.#size++;
+      const at = 4 * slot;
+      this.#ids[at] = a;
+      this.#ids[at + 1] = b;
+      this.#ids[at + 2] = c;
+      this.#ids[at + 3] = d;
+    }
+    this.#values[slot] = value;
+  }
+
+  #firstByte(slot: number): number {
+    return (this.#ids[4 * slot] as number) >>> 24;
+  }
+
+  #homeOf(d: number): number {
+    return Math.imul(d, this.#multiplier) >>> this.#shift;
+  }
+
+  /** The slot that holds an id, or the empty one where it would go. */
+  #slotOf(a: number, b: number, c: number, d: number): number {
+    const ids = this.#ids;
+    const values = this.#values;
+    for (let slot = this.#homeOf(d); ; slot = (slot + 1) & this.#mask) {
+      if (values[slot] === EMPTY) return slot;
+      const at = 4 * slot;
+      if (ids[at + 3] === d && ids[at + 2] === c && ids[at + 1] === b && ids[at] === a) return slot;
+    }
+  }
+
+  #grow(): void {
+    const ids = this.#ids;
+    const values = this.#values;
+    this.#ids = new Uint32Array(2 * ids.length);
+    this.#values = new Float64Array(2 * values.length).fill(EMPTY);
+    this.#mask = 2 * values.length - 1;
+    this.#shift--;
+    for (const [slot, value] of values.entries()) {
+      if (value === EMPTY) continue;
+      const at = 4 * slot;
+      const to = this.#slotOf(ids[at] as number, ids[at + 1] as number, ids[at + 2] as number, ids[at + 3] as number);
+      this.#ids.set(ids.subarray(at, at + 4), 4 * to);
+      this.#values[to] = value;
+    }
+  }
+}
+
+/** Adds to a number of an array and returns what it was. */
+function count(counts: Uint32Array, index: number, more: number): number {
+  const before = counts[index] as number;
+  counts[index] = before + more;
+  return before;
+}
+
+/** A UUID as its 16 bytes. */
+export function keyOf(id: string): Buffer {
+  const key = Buffer.allocUnsafe(16);
+  key.writeUInt32BE(word0(id), 0);
+  key.writeUInt32BE(word1(id), 4);
+  key.writeUInt32BE(word2(id), 8);
+  key.writeUInt32BE(word3(id), 12);
+  return key;
+}
+
+// The four words of a UUID as text, 8-4-4-4-12 digits.
+
+function word0(id: string): number {
+  return ((half(id, 0) << 16) | half(id, 4)) >>> 0;
+}
+
+function word1(id: string): number {
+  return ((half(id, 9) << 16) | half(id, 14)) >>> 0;
+}
+
+function word2(id: string): number {
+  return ((half(id, 19) << 16) | half(id, 24)) >>> 0;
+}
+
+function word3(id: string): number {
+  return ((half(id, 28) << 16) | half(id, 32)) >>> 0;
+}
+
+/** Four hexadecimal digits. */
+function half(id: string, at: number): number {
+  return (
+    ((DIGITS[id.charCodeAt(at)] as number) << 12) |
+    ((DIGITS[id.charCodeAt(at + 1)] as number) << 8) |
+    ((DIGITS[id.charCodeAt(at + 2)] as number) << 4) |
+    (DIGITS[id.charCodeAt(at + 3)] as number)
+  );
+}

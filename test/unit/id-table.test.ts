@@ -1,0 +1,88 @@
+import { randomUUID } from 'node:crypto';
+import { IdTable, keyOf } from '@chatmesh/chat/domain/id-table';
+import { RecentIds } from '@chatmesh/chat/domain/recent-ids';
+import { describe, expect, test } from '@jest/globals';
+import fc from 'fast-check';
+
+/** Few ids, so that they meet: half of them share the words that choose the slot. */
+const IDS = Array.from({ length: 40 }, (_, i) => (i % 2 ? randomUUID() : `${randomUUID().slice(0, 28)}0badcafe`));
+
+describe('a table of ids', () => {
+  test('holds what a Map would hold, whatever is set and deleted', () => {
+    const step = fc.record({
+      kind: fc.constantFrom('set', 'set', 'delete', 'clear'),
+      id: fc.constantFrom(...IDS),
+      value: fc.nat(),
+    });
+    fc.assert(
+      fc.property(fc.array(step, { maxLength: 300 }), (steps) => {
+        const table = new IdTable();
+        const model = new Map<string, number>();
+        for (const { kind, id, value } of steps) {
+          if (kind === 'set') {
+            table.set(id, value);
+            model.set(id, value);
+          } else if (kind === 'delete') {
+            table.delete(id);
+            model.delete(id);
+          } else if (value % 8 === 0) {
+            table.clear();
+            model.clear();
+          }
+          expect(table.size).toBe(model.size);
+        }
+        for (const id of IDS) {
+          expect(table.get(id)).toBe(model.get(id));
+          expect(table.getKey(keyOf(id))).toBe(model.get(id));
+        }
+      }),
+      { numRuns: 200 },
+    );
+  });
+
+  test('grows, and lists its ids in order, while it changes', () => {
+    const table = new IdTable();
+    const ids = Array.from({ length: 20_000 }, () => randomUUID());
+    for (const [value, id] of ids.entries()) table.set(id, value);
+    const listed: string[] = [];
+    for (const keys of table.keysInOrder()) {
+      listed.push(...keys.map((key) => key.toString('hex')));
+      table.delete(ids[listed.length % ids.length] as string);
+    }
+    expect(listed).toEqual(ids.map((id) => id.replaceAll('-', '')).sort());
+  });
+
+  test('takes over only what it does not have', () => {
+    const [a, b] = IDS as [string, string];
+    const table = new IdTable();
+    table.set(a, 1);
+    const other = new IdTable();
+    other.set(a, 2);
+    other.set(b, 3);
+    table.addMissing(other);
+    expect([table.get(a), table.get(b), table.size]).toEqual([1, 3, 2]);
+  });
+});
+
+describe('ids of late', () => {
+  test('tell a second copy from the first one handled again', () => {
+    const recent = new RecentIds(100);
+    const [id] = IDS as [string];
+    expect(recent.seenElsewhere(id, '0000000000001')).toBe(false);
+    expect(recent.seenElsewhere(id, '0000000000001')).toBe(false);
+    expect(recent.seenElsewhere(id, '0000000000002')).toBe(true);
+  });
+
+  test('are remembered for at least half of the capacity, and forgotten after all of it', () => {
+    const recent = new RecentIds(100);
+    const [id] = IDS as [string];
+    const others = (count: number) => {
+      for (let i = 0; i < count; i++) recent.seenElsewhere(randomUUID(), '1');
+    };
+    recent.seenElsewhere(id, '1');
+    others(50);
+    expect(recent.seenElsewhere(id, '2')).toBe(true);
+    others(100);
+    expect(recent.seenElsewhere(id, '2')).toBe(false);
+  });
+});
