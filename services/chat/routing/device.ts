@@ -5,6 +5,7 @@ import type { Recipient } from './recipient.js';
 
 /** One event in the hands of the owner, shared by all devices that it is for. */
 export interface Tracked {
+  readonly recipient: Recipient;
   /** What a device confirms it by. */
   readonly id: string;
   readonly payload: Uint8Array;

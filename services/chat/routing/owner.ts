@@ -59,14 +59,10 @@ export interface OwnerDeps {
   readonly options: OwnerOptions;
 }
 
-interface Held {
-  readonly recipient: Recipient;
-  readonly tracked: Tracked;
-}
-
 const SWEEP_MS = 250;
 const HANDLING_RETRY_MAX_MS = 30_000;
 const FORGET_IDLE_MS = 60_000;
+const MIN_DROP = 1024;
 /** Events handled of late, by which a second copy is told: a client repeats a send within seconds. */
 const SEEN_EVENTS = 100_000;
 
@@ -86,8 +82,8 @@ export class Owner {
   readonly #links = new Map<string, EdgeLink>();
   readonly #stop = new AbortController();
   /** Events on the log, oldest first, until they are confirmed or stored. */
-  #held: Held[] = [];
-  #heldFrom = 0;
+  #held: Tracked[] = [];
+  #dropClosedAt = MIN_DROP;
   /** Recipients that had nothing to do, in the order in which that began. */
   readonly #idle = new Set<Recipient>();
   /** Where messages and receipts, and copies of messages, were handled of late. */
@@ -227,8 +223,9 @@ export class Owner {
   }
 
   /** Keeps an eye on an event until the log may forget it. */
-  hold(recipient: Recipient, tracked: Tracked): void {
-    this.#held.push({ recipient, tracked });
+  hold(tracked: Tracked): void {
+    if (this.#held.length >= this.#dropClosedAt) this.#dropClosed();
+    this.#held.push(tracked);
   }
 
   transmitted(tracked: Tracked): void {
@@ -374,21 +371,25 @@ export class Owner {
 
   /** Moves what the log has held for long enough into the inboxes of the devices that have not confirmed it. */
   #storeHeld(olderThanMs: number): void {
-    while (this.#heldFrom < this.#held.length) {
-      const { recipient, tracked } = this.#held[this.#heldFrom] as Held;
+    let due = 0;
+    for (const tracked of this.#held) {
       if (tracked.open > 0) {
         if (tracked.receivedAtMs > olderThanMs) break;
-        for (const device of recipient.devices.values()) {
+        for (const device of tracked.recipient.devices.values()) {
           const delivery = device.window.get(tracked.id);
-          if (delivery?.row === 'none') recipient.store(delivery);
+          if (delivery?.row === 'none') tracked.recipient.store(delivery);
         }
       }
-      this.#heldFrom++;
+      due++;
     }
-    if (this.#heldFrom > 1024) {
-      this.#held = this.#held.slice(this.#heldFrom);
-      this.#heldFrom = 0;
-    }
+    this.#held.splice(0, due);
+    this.#dropClosed();
+  }
+
+  /** Lets go of events that the log has forgotten: behind one that stays open they would stay in memory for as long. */
+  #dropClosed(): void {
+    this.#held = this.#held.filter((tracked) => tracked.open > 0);
+    this.#dropClosedAt = Math.max(MIN_DROP, 2 * this.#held.length);
   }
 
   /** Sends again what a device has not confirmed; closes its session when that did not help. */

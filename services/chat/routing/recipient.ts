@@ -340,7 +340,7 @@ export class Recipient {
       this.store(newDelivery(tracked, new Device(this, UNCLAIMED_DEVICE), record.position, true));
     }
     if (tracked.open === 0) this.#forgetOnLog(tracked);
-    else this.#owner.hold(this, tracked);
+    else this.#owner.hold(tracked);
     this.#untrack(tracked);
   }
 
@@ -577,6 +577,7 @@ export class Recipient {
     let tracked = this.#tracked.get(id);
     if (!tracked) {
       tracked = {
+        recipient: this,
         id,
         payload,
         message,

@@ -47,6 +47,13 @@ const SILENT_MS = 60_000;
 /** A session that no router has attached is announced again after this long. */
 const REOPEN_MS = 5_000;
 const MAX_UNANSWERED = 256;
+/**
+ * Messages that this edge has handed to routers and that have no answer yet. With more, senders are not read: what waits in
+ * the kernel's buffers costs nothing, while a wave of thousands in the heap costs more for each message than a small one.
+ */
+const MAX_IN_FLIGHT = 2_048;
+/** So many messages a sender is expected to bring when it is read again. */
+const BURST = 32;
 const MAX_KEPT = 1_024;
 const MAX_REFUSED = 10;
 /** Above this the client is not read until it has taken what it was sent; far above it, it is closed. */
@@ -61,6 +68,9 @@ export class SessionTable implements RouterListener {
   readonly #byUser = new Map<string, Session | Session[]>();
   readonly #routers: RouterStream[];
   #nextNumber = 1;
+  #inFlight = 0;
+  /** Sessions that are not read because too much is in flight, in the order in which they are read again. */
+  #held: Session[] = [];
   #tick = 0;
   #timer: NodeJS.Timeout | undefined;
   #draining = false;
@@ -214,6 +224,7 @@ export class SessionTable implements RouterListener {
   }
 
   response(stream: RouterStream, response: RouteResponse): void {
+    this.#release();
     for (const { session: number, withoutOpening } of response.attach) this.#attach(stream, number, withoutOpening);
     for (const push of response.pushes) {
       const event = push.caughtUp ? undefined : fromBinary(LogEventSchema, push.event);
@@ -269,13 +280,27 @@ export class SessionTable implements RouterListener {
   #watch(session: Session): void {
     const buffered = session.sink.bufferedBytes;
     if (buffered > MAX_BUFFERED_BYTES) this.close(session, CLOSE.overloaded, 'the client does not read');
-    else if (buffered > HIGH_WATER_BYTES && !session.paused) {
-      session.paused = true;
-      session.sink.pause(true);
+    else if (buffered > HIGH_WATER_BYTES) this.#pause(session);
+  }
+
+  #pause(session: Session): void {
+    if (session.paused) return;
+    session.paused = true;
+    session.sink.pause(true);
+  }
+
+  /** Reads as many held senders again as there is room for what they may bring. */
+  #release(): void {
+    const room = Math.floor((MAX_IN_FLIGHT - this.#inFlight) / BURST);
+    if (room <= 0 || this.#held.length === 0) return;
+    for (const session of this.#held.splice(0, room)) {
+      session.held = false;
+      if (!session.closed) this.#relieve(session);
     }
   }
 
   #relieve(session: Session): void {
+    if (session.held) return;
     if (session.unanswered > MAX_UNANSWERED / 2 || session.sink.bufferedBytes > HIGH_WATER_BYTES) return;
     if ((session.kept?.length ?? 0) >= MAX_KEPT) return;
     session.paused = false;
@@ -292,11 +317,14 @@ export class SessionTable implements RouterListener {
       );
       return;
     }
-    if (++session.unanswered >= MAX_UNANSWERED && !session.paused) {
-      session.paused = true;
-      session.sink.pause(true);
+    if (++this.#inFlight > MAX_IN_FLIGHT && !session.held) {
+      session.held = true;
+      this.#held.push(session);
+      this.#pause(session);
     }
+    if (++session.unanswered >= MAX_UNANSWERED) this.#pause(session);
     this.submit(submitOf(action, session.deviceId), (result) => {
+      this.#inFlight--;
       session.unanswered--;
       if (session.closed) return;
       if (result instanceof MeshError) session.sink.error(result, clientMessageId);
@@ -323,10 +351,7 @@ export class SessionTable implements RouterListener {
   #keep(session: Session, status: MessageStatus, ids: string[]): void {
     session.kept ??= [];
     session.kept.push({ status, ids });
-    if (session.kept.length >= MAX_KEPT && !session.paused) {
-      session.paused = true;
-      session.sink.pause(true);
-    }
+    if (session.kept.length >= MAX_KEPT) this.#pause(session);
   }
 
   #confirmElsewhere(session: Session, status: MessageStatus, ids: string[]): void {

@@ -56,6 +56,8 @@ export class Session {
   /** Submits without an answer. */
   unanswered = 0;
   paused = false;
+  /** Not read because this edge has too much in flight. */
+  held = false;
   /** Frames refused in a row. */
   refused = 0;
   /** Confirmations that wait for an owner; undefined when there are none. */
