@@ -8,6 +8,7 @@ import {
   type MessageShape,
   toBinary,
 } from '@bufbuild/protobuf';
+import { codecs } from '@chatmesh/gen/wire';
 import { type ChannelOptions, Metadata, type MethodDefinition } from '@grpc/grpc-js';
 import { grpcCode, type MeshError, RETRY_AFTER_METADATA } from '../errors.js';
 
@@ -49,12 +50,17 @@ export function bytesMethod(method: DescMethod): BytesMethod {
 
 /** Encodes a message, or what one is made of. */
 export function encode<Desc extends DescMessage>(schema: Desc, message: MessageInitShape<Desc>): Buffer {
-  const bytes = toBinary(schema, isMessage(message, schema) ? message : create(schema, message));
+  const whole = isMessage(message, schema) ? message : create(schema, message);
+  const codec = codecs.get(schema.typeName);
+  if (codec) return codec.encode(whole);
+  const bytes = toBinary(schema, whole);
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
 
 /** Decodes a message. Its `bytes` fields are views into the given ones, as plain Uint8Arrays. */
 export function decode<Desc extends DescMessage>(schema: Desc, bytes: Buffer): MessageShape<Desc> {
+  const codec = codecs.get(schema.typeName);
+  if (codec) return codec.decode(bytes) as MessageShape<Desc>;
   return fromBinary(schema, new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength));
 }
 
