@@ -1,6 +1,7 @@
-import { create, toBinary } from '@bufbuild/protobuf';
+import { create } from '@bufbuild/protobuf';
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import { type MessagePayload, MessagePayloadSchema } from '@chatmesh/gen/chat/v1/log';
+import { MessagePayloadWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { MeshError } from '@chatmesh/mesh';
 
 /** What a client asks for in one frame, parsed and checked: nothing behind it checks the form again. */
@@ -85,7 +86,9 @@ export function clientMessageIdOf(text: string): string {
 
 /** An encoded MessagePayload. */
 export function encodePayload(payload: MessagePayload['payload']): Uint8Array {
-  return toBinary(MessagePayloadSchema, create(MessagePayloadSchema, { payload }));
+  const message = MessagePayloadWire.create();
+  message.payload = payload;
+  return MessagePayloadWire.encode(message);
 }
 
 function parseSend(fields: Record<string, unknown>): ClientAction {

@@ -1,6 +1,6 @@
-import { fromBinary } from '@bufbuild/protobuf';
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
-import { type LogEvent, type MessageEvent, MessagePayloadSchema, type ReceiptEvent } from '@chatmesh/gen/chat/v1/log';
+import type { LogEvent, MessageEvent, ReceiptEvent } from '@chatmesh/gen/chat/v1/log';
+import { MessagePayloadWire } from '@chatmesh/gen/wire/chat/v1/log';
 
 const STATUS_NAMES: Record<MessageStatus, string> = {
   [MessageStatus.UNSPECIFIED]: '',
@@ -61,7 +61,7 @@ function messageJson(message: MessageEvent, deviceId: string): string {
 }
 
 function payloadJson(encoded: Uint8Array, deviceId: string): string {
-  const { payload } = fromBinary(MessagePayloadSchema, encoded);
+  const { payload } = MessagePayloadWire.decode(encoded);
   if (payload.case === 'content') return `"content":${JSON.stringify(payload.value)}`;
   if (payload.case !== 'sealed') return '"content":""';
   const header = payload.value.headers[deviceId];

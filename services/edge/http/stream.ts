@@ -1,7 +1,8 @@
-import { create, fromBinary, type MessageInitShape } from '@bufbuild/protobuf';
+import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import { type ClientFrame, MessageStatus, type ServerFrame, ServerFrameSchema } from '@chatmesh/gen/chat/v1/frames';
-import { type LogEvent, type MessageEvent, MessagePayloadSchema } from '@chatmesh/gen/chat/v1/log';
+import type { LogEvent, MessageEvent } from '@chatmesh/gen/chat/v1/log';
+import { MessagePayloadWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { Mailbox, MeshError } from '@chatmesh/mesh';
 import { streamErrorKind } from '../domain/close-codes.js';
 import { type ClientAction, checkContent, encodePayload } from '../domain/frames.js';
@@ -147,7 +148,7 @@ export function sendActionOf(
 }
 
 function messageFrame(message: MessageEvent, deviceId: string): Extract<FrameInit, { case: 'message' }>['value'] {
-  const { payload } = fromBinary(MessagePayloadSchema, message.payload);
+  const { payload } = MessagePayloadWire.decode(message.payload);
   const header = payload.case === 'sealed' ? payload.value.headers[deviceId] : undefined;
   return {
     senderId: message.senderId,

@@ -1,16 +1,18 @@
-import { create } from '@bufbuild/protobuf';
 import type { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import {
-  AttachResultSchema,
-  ConfirmationSchema,
   type RouteRequest,
-  RouteRequestSchema,
   type RouteResponse,
   RouterService,
-  SessionOpenedSchema,
   type Submit,
   type SubmitResult,
 } from '@chatmesh/gen/chat/v1/router';
+import {
+  AttachResultWire,
+  ConfirmationWire,
+  EdgeHelloWire,
+  RouteRequestWire,
+  SessionOpenedWire,
+} from '@chatmesh/gen/wire/chat/v1/router';
 import { type BidiCall, createClient, type Logger, MeshError } from '@chatmesh/mesh';
 import type { Session } from '../sessions/session.js';
 
@@ -91,8 +93,8 @@ export class RouterStream {
       this.#receive(response);
     });
     call.onClose((error) => this.#lost(call, error));
-    const hello = create(RouteRequestSchema, { hello: { edgeId: this.#edgeId } });
-    call.write(hello);
+    const hello = { ...EdgeHelloWire.create(), edgeId: this.#edgeId };
+    call.write({ ...RouteRequestWire.create(), hello });
     this.#listener.connected(this);
   }
 
@@ -110,8 +112,12 @@ export class RouterStream {
 
   /** Announces a session. */
   open(session: Session, reopened: boolean): void {
-    const { number, userId, deviceId } = session;
-    this.#out().openedSessions.push(create(SessionOpenedSchema, { session: number, userId, deviceId, reopened }));
+    const opened = SessionOpenedWire.create();
+    opened.session = session.number;
+    opened.userId = session.userId;
+    opened.deviceId = session.deviceId;
+    opened.reopened = reopened;
+    this.#out().openedSessions.push(opened);
   }
 
   /** Says that a session has ended. */
@@ -121,7 +127,10 @@ export class RouterStream {
 
   /** Answers an attach. */
   attachResult(session: number, attached: boolean): void {
-    this.#out().attachResults.push(create(AttachResultSchema, { session, attached }));
+    const result = AttachResultWire.create();
+    result.session = session;
+    result.attached = attached;
+    this.#out().attachResults.push(result);
   }
 
   /** Passes on what a session's device has confirmed. */
@@ -132,7 +141,7 @@ export class RouterStream {
       last.ids.push(...ids);
       return;
     }
-    const confirmation = create(ConfirmationSchema);
+    const confirmation = ConfirmationWire.create();
     confirmation.session = session.number;
     confirmation.status = status;
     confirmation.ids = [...ids];
@@ -151,7 +160,7 @@ export class RouterStream {
 
   #out(): RouteRequest {
     if (!this.#frame) {
-      this.#frame = create(RouteRequestSchema);
+      this.#frame = RouteRequestWire.create();
       setImmediate(() => this.#flush());
     }
     return this.#frame;

@@ -1,7 +1,8 @@
-import { create, fromBinary } from '@bufbuild/protobuf';
 import type { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
-import { type LogEvent, LogEventSchema } from '@chatmesh/gen/chat/v1/log';
-import { type RouteResponse, type Submit, SubmitSchema } from '@chatmesh/gen/chat/v1/router';
+import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
+import type { RouteResponse, Submit } from '@chatmesh/gen/chat/v1/router';
+import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
+import { SubmitWire } from '@chatmesh/gen/wire/chat/v1/router';
 import { type Logger, MeshError } from '@chatmesh/mesh';
 import { CLOSE } from '../domain/close-codes.js';
 import type { ClientAction } from '../domain/frames.js';
@@ -227,7 +228,7 @@ export class SessionTable implements RouterListener {
     this.#release();
     for (const { session: number, withoutOpening } of response.attach) this.#attach(stream, number, withoutOpening);
     for (const push of response.pushes) {
-      const event = push.caughtUp ? undefined : fromBinary(LogEventSchema, push.event);
+      const event = push.caughtUp ? undefined : LogEventWire.decode(push.event);
       for (const number of push.sessions) this.#push(stream, number, event);
     }
     for (const { session: number, serverMessageIds } of response.refused) {
@@ -336,7 +337,7 @@ export class SessionTable implements RouterListener {
           Number(result.acceptedAtMs),
           result.deduplicated,
         );
-        if (result.receiptEvent.length > 0) session.sink.event(fromBinary(LogEventSchema, result.receiptEvent));
+        if (result.receiptEvent.length > 0) session.sink.event(LogEventWire.decode(result.receiptEvent));
       }
       if (session.paused) this.#relieve(session);
       this.#watch(session);
@@ -422,7 +423,7 @@ export class SessionTable implements RouterListener {
 
 /** A submit of a session's device. */
 export function submitOf(action: Extract<ClientAction, { kind: 'send' }>, deviceId: string): Submit {
-  const submit = create(SubmitSchema);
+  const submit = SubmitWire.create();
   submit.senderId = action.senderId;
   submit.senderDeviceId = deviceId;
   submit.receiverId = action.receiverId;
