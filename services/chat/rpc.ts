@@ -1,16 +1,18 @@
-import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
+import { create } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import type { MessageState } from '@chatmesh/gen/chat/v1/chat';
 import { MessageStateSchema } from '@chatmesh/gen/chat/v1/chat';
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import type { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
-import { type LogEvent, LogEventSchema, MessagePayloadSchema } from '@chatmesh/gen/chat/v1/log';
+import { type LogEvent, LogEventSchema } from '@chatmesh/gen/chat/v1/log';
 import {
   type RouteRequest,
   type RouteResponse,
   type RouterService,
   SubmitResultSchema,
 } from '@chatmesh/gen/chat/v1/router';
+import { LogEventWire, MessagePayloadWire } from '@chatmesh/gen/wire/chat/v1/log';
+import { SubmitResultWire } from '@chatmesh/gen/wire/chat/v1/router';
 import { type BidiCall, MeshError, type ServiceImpl } from '@chatmesh/mesh';
 import { confirmableId } from './domain/events.js';
 import { isUuid, UNCLAIMED_DEVICE } from './domain/ids.js';
@@ -161,7 +163,7 @@ export function internalRpc({
       const entries = [];
       for (const id of devices) {
         for (const row of await inbox.page(userId, id, undefined, limit || DEFAULT_INBOX_LIMIT)) {
-          const event = fromBinary(LogEventSchema, row.payload);
+          const event = LogEventWire.decode(row.payload);
           const message = event.kind.case === 'message' ? event.kind.value : undefined;
           entries.push({
             deviceId: id,
@@ -194,13 +196,13 @@ function submissionOf(
     receiverId: target.case === 'receiverId' ? target.value : '',
     groupId: target.case === 'groupId' ? target.value : '',
     clientMessageId: message.clientMessageId,
-    payload: toBinary(MessagePayloadSchema, create(MessagePayloadSchema, { payload })),
+    payload: MessagePayloadWire.encode({ ...MessagePayloadWire.create(), payload }),
     sealed: payload.case === 'sealed',
   };
 }
 
 function submitResult(ref: number, result: Acceptance | MeshError): RouteResponse['submitResults'][number] {
-  const answer = create(SubmitResultSchema);
+  const answer = SubmitResultWire.create();
   answer.ref = ref;
   if (result instanceof MeshError) {
     answer.refusal = create(SubmitResultSchema, {

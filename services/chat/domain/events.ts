@@ -1,12 +1,6 @@
-import { create, toBinary } from '@bufbuild/protobuf';
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
-import {
-  type LogEvent,
-  LogEventSchema,
-  type MessageEvent,
-  type ReceiptEvent,
-  ReceiptEventSchema,
-} from '@chatmesh/gen/chat/v1/log';
+import type { LogEvent, MessageEvent, ReceiptEvent } from '@chatmesh/gen/chat/v1/log';
+import { LogEventWire, ReceiptEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { receiptEventId } from './ids.js';
 
 /** The id under which a device confirms an event; undefined for events that no device is sent. */
@@ -33,14 +27,14 @@ export interface ReceiptSubject {
 
 /** The event that tells the sender of a message what became of it. The same status always has the same event_id. */
 export function receiptOf(subject: ReceiptSubject, status: MessageStatus, atMs: number, code = ''): LogEvent {
-  const receipt = create(ReceiptEventSchema);
+  const receipt = ReceiptEventWire.create();
   receipt.eventId = receiptEventId(subject.serverMessageId, status);
   receipt.serverMessageId = subject.serverMessageId;
   receipt.clientMessageId = subject.clientMessageId;
   receipt.status = status;
   receipt.atMs = BigInt(atMs);
   receipt.code = code;
-  const event = create(LogEventSchema);
+  const event = LogEventWire.create();
   event.userId = subject.senderId;
   event.kind = { case: 'receipt', value: receipt };
   return event;
@@ -54,7 +48,7 @@ export function standingReceipt(
   if (record.readAtMs) receipt = receiptOf(record, MessageStatus.READ, record.readAtMs);
   else if (record.deliveredAtMs) receipt = receiptOf(record, MessageStatus.DELIVERED, record.deliveredAtMs);
   else if (record.failedAtMs) receipt = receiptOf(record, MessageStatus.FAILED, record.failedAtMs, record.code);
-  return receipt && toBinary(LogEventSchema, receipt);
+  return receipt && LogEventWire.encode(receipt);
 }
 
 export type { LogEvent, MessageEvent, ReceiptEvent };

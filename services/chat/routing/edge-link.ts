@@ -1,5 +1,6 @@
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
-import { type Push, PushSchema, type RouteResponse, RouteResponseSchema } from '@chatmesh/gen/chat/v1/router';
+import { type Push, type RouteResponse, RouteResponseSchema } from '@chatmesh/gen/chat/v1/router';
+import { PushWire, RouteResponseWire } from '@chatmesh/gen/wire/chat/v1/router';
 import type { Device } from './device.js';
 
 /** Where an edge's frames go. */
@@ -7,8 +8,6 @@ export interface FrameSink {
   /** Takes one frame; false when the transport holds more than it should. */
   write(frame: RouteResponse): boolean;
 }
-
-const NOTHING = new Uint8Array(0);
 
 /**
  * The router's end of the stream to one edge. What one turn of the event loop has to say to the edge becomes one frame.
@@ -40,7 +39,7 @@ export class EdgeLink {
       last.sessions.push(session);
       return;
     }
-    const push = create(PushSchema);
+    const push = PushWire.create();
     push.sessions = [session];
     push.event = event as Uint8Array<ArrayBuffer>;
     this.#out().pushes.push(push);
@@ -49,8 +48,11 @@ export class EdgeLink {
 
   /** Tells a session that it is caught up. */
   caughtUp(session: number): void {
-    this.#lastPush = create(PushSchema, { sessions: [session], event: NOTHING, caughtUp: true });
-    this.#out().pushes.push(this.#lastPush);
+    const push = PushWire.create();
+    push.sessions = [session];
+    push.caughtUp = true;
+    this.#out().pushes.push(push);
+    this.#lastPush = push;
   }
 
   /** Takes ownership of a session. */
@@ -109,7 +111,7 @@ export class EdgeLink {
 
   #out(): RouteResponse {
     if (this.#frame) return this.#frame;
-    this.#frame = create(RouteResponseSchema);
+    this.#frame = RouteResponseWire.create();
     setImmediate(() => this.#flush());
     return this.#frame;
   }

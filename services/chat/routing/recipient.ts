@@ -1,6 +1,5 @@
-import { fromBinary } from '@bufbuild/protobuf';
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
-import { LogEventSchema } from '@chatmesh/gen/chat/v1/log';
+import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { confirmableId, deviceMark, receiptOf } from '../domain/events.js';
 import { UNCLAIMED_DEVICE } from '../domain/ids.js';
 import type { InboxRow } from '../stores/inbox-store.js';
@@ -380,7 +379,7 @@ export class Recipient {
           this.#caughtUp(device, true);
           break;
         }
-        const events = readable.map((row) => fromBinary(LogEventSchema, row.payload));
+        const events = readable.map((row) => LogEventWire.decode(row.payload));
         const known = await this.#owner.whileUnavailable(() =>
           statuses.get(
             events
@@ -562,7 +561,7 @@ export class Recipient {
     while (ids.size > 0) {
       const rows = await this.#owner.whileUnavailable(() => this.#owner.inbox.page(this.userId, deviceId, after, PAGE));
       if (rows.length === 0) return;
-      const found = rows.filter((row) => ids.delete(confirmableId(fromBinary(LogEventSchema, row.payload)) ?? ''));
+      const found = rows.filter((row) => ids.delete(confirmableId(LogEventWire.decode(row.payload)) ?? ''));
       if (found.length > 0)
         await this.#owner.remove(
           this.userId,

@@ -1,5 +1,4 @@
-import { fromBinary } from '@bufbuild/protobuf';
-import { LogEventSchema } from '@chatmesh/gen/chat/v1/log';
+import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import type { Logger } from '@chatmesh/mesh';
 import type { InboxStore } from '../stores/inbox-store.js';
 import type { StatusStore } from '../stores/status-store.js';
@@ -49,7 +48,7 @@ export class Sweeper {
       const rows = await inbox.page(userId, deviceId, undefined, PAGE);
       const expired: string[] = [];
       for (const { position, payload } of rows) {
-        const { kind } = fromBinary(LogEventSchema, payload);
+        const { kind } = LogEventWire.decode(payload);
         const atMs = kind.case === 'message' ? kind.value.acceptedAtMs : kind.case === 'receipt' ? kind.value.atMs : 0n;
         // Rows stand in the order of acceptance: what follows is younger.
         if (Number(atMs) >= beforeMs) break;

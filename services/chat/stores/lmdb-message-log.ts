@@ -1,5 +1,5 @@
-import { fromBinary, toBinary } from '@bufbuild/protobuf';
-import { type LogEvent, LogEventSchema } from '@chatmesh/gen/chat/v1/log';
+import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
+import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { MeshError } from '@chatmesh/mesh';
 import type { Database, LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import { entryOf, payloadsOf, type StoredEntry } from './lmdb-log-entry.js';
@@ -163,7 +163,7 @@ export class LmdbMessageLog implements MessageLog {
   async publish(events: readonly LogEvent[]): Promise<Position[]> {
     if (events.length === 0) return [];
     // Encoded before anything is reserved: an event that cannot be must not shift the others.
-    const payloads = events.map((event) => toBinary(LogEventSchema, event));
+    const payloads = events.map((event) => LogEventWire.encode(event));
     this.#group ??= this.#openGroup();
     const group = this.#group;
     const positions: Position[] = [];
@@ -308,7 +308,7 @@ export class LmdbMessageLog implements MessageLog {
       if (records[index] !== undefined) continue;
       const sequence = entry.first + index;
       const payload = payloads[index] as Uint8Array;
-      const event = events?.[index] ?? fromBinary(LogEventSchema, payload);
+      const event = events?.[index] ?? LogEventWire.decode(payload);
       const slot = this.#slots[slotOf(event.userId)] as Slot;
       if (slot.next) {
         slot.waiting = Math.min(slot.waiting, entry.first);
