@@ -228,6 +228,14 @@ describe('a generated codec', () => {
     expect(() => PushWire.decode(Uint8Array.of(0x0a, 1, 0x80, 0x01))).toThrow();
   });
 
+  test('reads nothing beyond its bytes where the memory goes on', () => {
+    const memory = Buffer.from([0x12, 5, 1, 2, 3, 4, 5]);
+    for (let size = 1; size < memory.length; size++) {
+      expect(() => PushWire.decode(memory.subarray(0, size))).toThrow('cut off');
+    }
+    expect(PushWire.decode(memory).event).toHaveLength(5);
+  });
+
   test('passes over a field of another wire type, as over one that it does not know', () => {
     expect(SessionOpenedWire.decode(Uint8Array.of(0x0a, 1, 0x61, 0x20, 1))).toMatchObject({
       session: 0,

@@ -29,8 +29,15 @@ export class IdTable {
 
   /** The number of an id; undefined when the table does not have it. */
   get(id: string): number | undefined {
-    const value = this.#values[this.#slotOf(word0(id), word1(id), word2(id), word3(id))] as number;
-    return value === EMPTY ? undefined : value;
+    // Most ids that are asked for are not there: an empty slot says so before the rest of the id is read.
+    const d = word3(id);
+    for (let slot = this.#homeOf(d); ; slot = (slot + 1) & this.#mask) {
+      const value = this.#values[slot] as number;
+      if (value === EMPTY) return undefined;
+      const at = 4 * slot;
+      if (this.#ids[at + 3] !== d || this.#ids[at + 2] !== word2(id)) continue;
+      if (this.#ids[at + 1] === word1(id) && this.#ids[at] === word0(id)) return value;
+    }
   }
 
   set(id: string, value: number): void {
