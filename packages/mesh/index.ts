@@ -1,4 +1,5 @@
 export * from './abort.js';
+export * from './batcher.js';
 export * from './config.js';
 export * from './errors.js';
 export * from './grpc/bidi.js';

@@ -2,10 +2,9 @@ import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import type { DirectoryService } from '@chatmesh/gen/user/v1/directory';
 import type { UserService } from '@chatmesh/gen/user/v1/user';
 import { type CallContext, MeshError, type ServiceImpl } from '@chatmesh/mesh';
-import { Batcher } from './batcher.js';
 import { judge, judgeRegistration, MAX_DEVICES } from './domain/admission.js';
 import { consecutiveNumbers } from './domain/contact-number.js';
-import type { DeviceId, DeviceState, NewUser, Profile, UserStore } from './stores/user-store.js';
+import type { DeviceState, NewUser, Profile, Registration, UserStore } from './stores/user-store.js';
 import { ISSUER, publicJwks, type TokenIssuer } from './token-issuer.js';
 import { later, laterStream } from './unimplemented.js';
 
@@ -17,14 +16,21 @@ export interface RpcDeps {
   readonly newId: () => string;
 }
 
-const MAX_ADMISSIONS_AT_ONCE = 500;
 const DEFAULT_TOKEN_TTL_SECONDS = 30 * 24 * 3600;
 
 /** What the other services ask. */
 export function directoryRpc({ store, issuer, now, newId }: RpcDeps): ServiceImpl<typeof DirectoryService> {
-  const devices = new Batcher<DeviceId, DeviceState | undefined>((ids) => store.findDevices(ids), {
-    maxKeys: MAX_ADMISSIONS_AT_ONCE,
-  });
+  const admit = async (
+    state: DeviceState | undefined,
+    device: Pick<Registration, 'userId' | 'deviceId'>,
+    external: boolean,
+  ) => {
+    const verdict = judge(state, external);
+    if (verdict !== 'register') return verdict === 'announce';
+    const { userId, deviceId } = device;
+    const registration = { userId, deviceId, createUser: external, maxDevices: MAX_DEVICES };
+    return judgeRegistration(await store.registerDevice(registration, now()), external);
+  };
   return {
     async createUsers({ contactNumber, name, count, tokenTtlSeconds }) {
       const numbers = consecutiveNumbers(contactNumber, count || 1);
@@ -50,11 +56,18 @@ export function directoryRpc({ store, issuer, now, newId }: RpcDeps): ServiceImp
       };
     },
 
-    async admitDevice({ userId, deviceId, external }) {
-      const verdict = judge(await devices.get({ userId, deviceId }), external);
-      if (verdict !== 'register') return { registered: verdict === 'announce' };
-      const registration = { userId, deviceId, createUser: external, maxDevices: MAX_DEVICES };
-      return { registered: judgeRegistration(await store.registerDevice(registration, now()), external) };
+    async admitDevices({ devices }) {
+      const states = await store.findDevices(devices);
+      const admissions = devices.map((device, i) =>
+        admit(states[i], device, device.external).then(
+          (registered) => ({ registered }),
+          (error) => {
+            if (!(error instanceof MeshError)) throw error;
+            return { refusal: error.kind, reason: error.message };
+          },
+        ),
+      );
+      return { admissions: await Promise.all(admissions) };
     },
 
     async confirmAnnounced({ devices }) {

@@ -12,7 +12,15 @@ import { GroupService } from '@chatmesh/gen/user/v1/group';
 import { KeyService } from '@chatmesh/gen/user/v1/key';
 import { LastSeenVisibility, SettingsService } from '@chatmesh/gen/user/v1/settings';
 import { UserService as Profiles } from '@chatmesh/gen/user/v1/user';
-import { type Client, type ClientControl, createClient, createLogger, Metrics } from '@chatmesh/mesh';
+import {
+  type Client,
+  type ClientControl,
+  createClient,
+  createLogger,
+  type ErrorKind,
+  MeshError,
+  Metrics,
+} from '@chatmesh/mesh';
 import { PresenceService } from '@chatmesh/presence';
 import { PgliteEngine, SqlUserStore, UserService, type UserStore } from '@chatmesh/user';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
@@ -110,19 +118,40 @@ describe('the user service', () => {
     });
   });
 
+  /** Admits one device. @throws MeshError as refused. */
+  const admit = async (device: { userId: string; deviceId: string; external?: boolean }) => {
+    const [admission] = (await directory.admitDevices({ devices: [device] })).admissions;
+    if (admission?.refusal) throw new MeshError(admission.refusal as ErrorKind, admission.reason);
+    return admission;
+  };
+
   describe('admitting devices', () => {
+    test('refuses those of many that may not connect, and admits the others, in the order asked', async () => {
+      const users = await create(3);
+      await store.setSuspended(users[1]?.userId ?? '', nowMs);
+      const stranger = { userId: randomUUID(), deviceId: randomUUID() };
+      const { admissions } = await directory.admitDevices({
+        devices: [...users.map(({ userId, deviceId }) => ({ userId, deviceId })), stranger],
+      });
+      expect(admissions.map(({ registered, refusal }) => refusal || registered)).toEqual([
+        true,
+        'permission_denied',
+        true,
+        'unauthenticated',
+      ]);
+    });
+
     test('reports a new device until its announcement is confirmed', async () => {
       const { userId, deviceId } = await createOne();
-      for (let i = 0; i < 2; i++)
-        expect(await directory.admitDevice({ userId, deviceId })).toMatchObject({ registered: true });
+      for (let i = 0; i < 2; i++) expect(await admit({ userId, deviceId })).toMatchObject({ registered: true });
       await directory.confirmAnnounced({ devices: [{ userId, deviceId }] });
-      expect(await directory.admitDevice({ userId, deviceId })).toMatchObject({ registered: false });
+      expect(await admit({ userId, deviceId })).toMatchObject({ registered: false });
     });
 
     test('registers up to ten devices of a user, also when they come at once, and refuses the eleventh', async () => {
       const { userId } = await createOne();
       const results = await Promise.allSettled(
-        Array.from({ length: 10 }, () => directory.admitDevice({ userId, deviceId: randomUUID() })),
+        Array.from({ length: 10 }, () => admit({ userId, deviceId: randomUUID() })),
       );
       const refused = results.filter((result) => result.status === 'rejected');
       expect(refused.map(({ reason }) => reason.kind)).toEqual(['permission_denied']);
@@ -132,21 +161,21 @@ describe('the user service', () => {
 
     test('refuses a user who is unknown, unless another issuer vouches for it', async () => {
       const [userId, deviceId] = [randomUUID(), '00000000-0000-0000-0000-000000000000'];
-      const own = directory.admitDevice({ userId, deviceId });
+      const own = admit({ userId, deviceId });
       await expect(own).rejects.toMatchObject({ kind: 'unauthenticated' });
-      expect(await directory.admitDevice({ userId, deviceId, external: true })).toMatchObject({ registered: true });
+      expect(await admit({ userId, deviceId, external: true })).toMatchObject({ registered: true });
       await directory.confirmAnnounced({ devices: [{ userId, deviceId }] });
-      expect(await directory.admitDevice({ userId, deviceId, external: true })).toMatchObject({ registered: false });
+      expect(await admit({ userId, deviceId, external: true })).toMatchObject({ registered: false });
     });
 
     test('refuses a revoked device, whoever vouches for it', async () => {
       const user = await createOne();
       await store.revokeDevice(user, nowMs);
       for (const external of [false, true]) {
-        const admitted = directory.admitDevice({ userId: user.userId, deviceId: user.deviceId, external });
+        const admitted = admit({ userId: user.userId, deviceId: user.deviceId, external });
         await expect(admitted).rejects.toMatchObject({ kind: 'permission_denied' });
       }
-      expect(await directory.admitDevice({ userId: user.userId, deviceId: randomUUID() })).toMatchObject({
+      expect(await admit({ userId: user.userId, deviceId: randomUUID() })).toMatchObject({
         registered: true,
       });
     });
@@ -157,7 +186,7 @@ describe('the user service', () => {
       await store.deleteUser(deleted.userId, nowMs);
       for (const { userId, deviceId } of [suspended, deleted]) {
         for (const id of [deviceId, randomUUID()]) {
-          const admitted = directory.admitDevice({ userId, deviceId: id, external: true });
+          const admitted = admit({ userId, deviceId: id, external: true });
           await expect(admitted).rejects.toMatchObject({ kind: 'permission_denied' });
         }
       }

@@ -1,15 +1,20 @@
 import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
-import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
-import { createClient, type Logger, MeshError } from '@chatmesh/mesh';
+import { DirectoryService, type Admission as Verdict } from '@chatmesh/gen/user/v1/directory';
+import { Batcher, createClient, type ErrorKind, type Logger, MeshError } from '@chatmesh/mesh';
 import type { SessionTable } from '../sessions/session-table.js';
 import type { TokenVerifier, VerifiedToken } from './token-verifier.js';
 
-/** Lets a verified user and device in. */
+/** The directory's limit for one call is higher: a shorter one holds up fewer when it registers new devices. */
+const MAX_PER_CALL = 200;
+
+/** Lets a verified user and device in. Those who come while others are being admitted are admitted together. */
 export class Admission {
   readonly #verifier: TokenVerifier;
   readonly #directory;
   readonly #chat;
   readonly #maxConnectionsPerUser: number;
+  readonly #admissions;
+  readonly #announcements;
 
   constructor(options: {
     verifier: TokenVerifier;
@@ -22,6 +27,13 @@ export class Admission {
     this.#maxConnectionsPerUser = options.maxConnectionsPerUser;
     this.#directory = createClient(DirectoryService, { address: options.userAddress, logger: options.logger });
     this.#chat = createClient(InternalChatService, { address: options.chatAddress, logger: options.logger });
+    // Both are bounded by the connections that may wait for their upgrade and by the unary calls in flight.
+    this.#admissions = new Batcher((tokens: readonly VerifiedToken[]) => this.#judge(tokens), {
+      maxKeys: MAX_PER_CALL,
+    });
+    this.#announcements = new Batcher((tokens: readonly VerifiedToken[]) => this.#announce(tokens), {
+      maxKeys: MAX_PER_CALL,
+    });
   }
 
   /**
@@ -32,12 +44,9 @@ export class Admission {
    */
   async admit(token: string): Promise<VerifiedToken> {
     const verified = await this.#verifier.verify(token);
-    const { userId, deviceId, external } = verified;
-    const { registered } = await this.#directory.admitDevice({ userId, deviceId, external });
-    if (registered) {
-      await this.#chat.announceDevices({ devices: [{ userId, deviceId }] });
-      await this.#directory.confirmAnnounced({ devices: [{ userId, deviceId }] });
-    }
+    const { registered, refusal, reason } = await this.#admissions.get(verified);
+    if (refusal !== '') throw new MeshError(refusal as ErrorKind, reason);
+    if (registered) await this.#announcements.get(verified);
     return verified;
   }
 
@@ -55,6 +64,22 @@ export class Admission {
     }
     if (sessions.draining) throw new MeshError('unavailable', 'draining, connect elsewhere');
     return verified;
+  }
+
+  async #judge(tokens: readonly VerifiedToken[]): Promise<Verdict[]> {
+    const devices = tokens.map(({ userId, deviceId, external }) => ({ userId, deviceId, external }));
+    const { admissions } = await this.#directory.admitDevices({ devices });
+    if (admissions.length !== tokens.length)
+      throw new MeshError('internal', 'the directory did not judge every device');
+    return admissions;
+  }
+
+  /** Puts new devices into their users' streams. */
+  async #announce(tokens: readonly VerifiedToken[]): Promise<void[]> {
+    const devices = tokens.map(({ userId, deviceId }) => ({ userId, deviceId }));
+    await this.#chat.announceDevices({ devices });
+    await this.#directory.confirmAnnounced({ devices });
+    return tokens.map(() => undefined);
   }
 
   close(): void {

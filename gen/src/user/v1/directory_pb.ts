@@ -11,7 +11,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file user/v1/directory.proto.
  */
 export const file_user_v1_directory: GenFile = /*@__PURE__*/
-  fileDesc("Chd1c2VyL3YxL2RpcmVjdG9yeS5wcm90bxIHdXNlci52MSKiAQoSQ3JlYXRlVXNlcnNSZXF1ZXN0EjMKDmNvbnRhY3RfbnVtYmVyGAEgASgJQhu6SBhyFjIUXlwrWzEtOV1bMC05XXs2LDE0fSQSFwoEbmFtZRgCIAEoCUIJukgGcgQQARhkEhcKBWNvdW50GAMgASgNQgi6SAUqAxjoBxIlChF0b2tlbl90dGxfc2Vjb25kcxgEIAEoDUIKukgHKgUYgIqKDyI6ChNDcmVhdGVVc2Vyc1Jlc3BvbnNlEiMKBXVzZXJzGAEgAygLMhQudXNlci52MS5DcmVhdGVkVXNlciJYCgtDcmVhdGVkVXNlchIPCgd1c2VyX2lkGAEgASgJEhEKCWRldmljZV9pZBgCIAEoCRIWCg5jb250YWN0X251bWJlchgDIAEoCRINCgV0b2tlbhgEIAEoCSJeChJBZG1pdERldmljZVJlcXVlc3QSGQoHdXNlcl9pZBgBIAEoCUIIukgFcgOwAQESGwoJZGV2aWNlX2lkGAIgASgJQgi6SAVyA7ABARIQCghleHRlcm5hbBgDIAEoCCIpChNBZG1pdERldmljZVJlc3BvbnNlEhIKCnJlZ2lzdGVyZWQYASABKAgiTwoXQ29uZmlybUFubm91bmNlZFJlcXVlc3QSNAoHZGV2aWNlcxgBIAMoCzIYLnVzZXIudjEuQW5ub3VuY2VkRGV2aWNlQgm6SAaSAQMQ6AciSQoPQW5ub3VuY2VkRGV2aWNlEhkKB3VzZXJfaWQYASABKAlCCLpIBXIDsAEBEhsKCWRldmljZV9pZBgCIAEoCUIIukgFcgOwAQEiGgoYQ29uZmlybUFubm91bmNlZFJlc3BvbnNlIjkKE1Jlc29sdmVVc2Vyc1JlcXVlc3QSIgoIdXNlcl9pZHMYASADKAlCELpIDZIBChDoByIFcgOwAQEiPgoUUmVzb2x2ZVVzZXJzUmVzcG9uc2USJgoFdXNlcnMYASADKAsyFy51c2VyLnYxLkRpcmVjdG9yeUVudHJ5InkKDkRpcmVjdG9yeUVudHJ5Eg8KB3VzZXJfaWQYASABKAkSEgoKZGV2aWNlX2lkcxgCIAMoCRIYChBibG9ja2VkX3VzZXJfaWRzGAMgAygJEhUKDXJlYWRfcmVjZWlwdHMYBCABKAgSEQoJc3VzcGVuZGVkGAUgASgIIhcKFUdldFNpZ25pbmdLZXlzUmVxdWVzdCI7ChZHZXRTaWduaW5nS2V5c1Jlc3BvbnNlEhEKCWp3a3NfanNvbhgBIAEoCRIOCgZpc3N1ZXIYAiABKAkynwMKEERpcmVjdG9yeVNlcnZpY2USSAoLQ3JlYXRlVXNlcnMSGy51c2VyLnYxLkNyZWF0ZVVzZXJzUmVxdWVzdBocLnVzZXIudjEuQ3JlYXRlVXNlcnNSZXNwb25zZRJICgtBZG1pdERldmljZRIbLnVzZXIudjEuQWRtaXREZXZpY2VSZXF1ZXN0GhwudXNlci52MS5BZG1pdERldmljZVJlc3BvbnNlElcKEENvbmZpcm1Bbm5vdW5jZWQSIC51c2VyLnYxLkNvbmZpcm1Bbm5vdW5jZWRSZXF1ZXN0GiEudXNlci52MS5Db25maXJtQW5ub3VuY2VkUmVzcG9uc2USSwoMUmVzb2x2ZVVzZXJzEhwudXNlci52MS5SZXNvbHZlVXNlcnNSZXF1ZXN0Gh0udXNlci52MS5SZXNvbHZlVXNlcnNSZXNwb25zZRJRCg5HZXRTaWduaW5nS2V5cxIeLnVzZXIudjEuR2V0U2lnbmluZ0tleXNSZXF1ZXN0Gh8udXNlci52MS5HZXRTaWduaW5nS2V5c1Jlc3BvbnNlYgZwcm90bzM", [file_buf_validate_validate]);
+  fileDesc("Chd1c2VyL3YxL2RpcmVjdG9yeS5wcm90bxIHdXNlci52MSKiAQoSQ3JlYXRlVXNlcnNSZXF1ZXN0EjMKDmNvbnRhY3RfbnVtYmVyGAEgASgJQhu6SBhyFjIUXlwrWzEtOV1bMC05XXs2LDE0fSQSFwoEbmFtZRgCIAEoCUIJukgGcgQQARhkEhcKBWNvdW50GAMgASgNQgi6SAUqAxjoBxIlChF0b2tlbl90dGxfc2Vjb25kcxgEIAEoDUIKukgHKgUYgIqKDyI6ChNDcmVhdGVVc2Vyc1Jlc3BvbnNlEiMKBXVzZXJzGAEgAygLMhQudXNlci52MS5DcmVhdGVkVXNlciJYCgtDcmVhdGVkVXNlchIPCgd1c2VyX2lkGAEgASgJEhEKCWRldmljZV9pZBgCIAEoCRIWCg5jb250YWN0X251bWJlchgDIAEoCRINCgV0b2tlbhgEIAEoCSJMChNBZG1pdERldmljZXNSZXF1ZXN0EjUKB2RldmljZXMYASADKAsyGS51c2VyLnYxLkNvbm5lY3RpbmdEZXZpY2VCCbpIBpIBAxDoByJcChBDb25uZWN0aW5nRGV2aWNlEhkKB3VzZXJfaWQYASABKAlCCLpIBXIDsAEBEhsKCWRldmljZV9pZBgCIAEoCUIIukgFcgOwAQESEAoIZXh0ZXJuYWwYAyABKAgiPgoUQWRtaXREZXZpY2VzUmVzcG9uc2USJgoKYWRtaXNzaW9ucxgBIAMoCzISLnVzZXIudjEuQWRtaXNzaW9uIkAKCUFkbWlzc2lvbhISCgpyZWdpc3RlcmVkGAEgASgIEg8KB3JlZnVzYWwYAiABKAkSDgoGcmVhc29uGAMgASgJIk8KF0NvbmZpcm1Bbm5vdW5jZWRSZXF1ZXN0EjQKB2RldmljZXMYASADKAsyGC51c2VyLnYxLkFubm91bmNlZERldmljZUIJukgGkgEDEOgHIkkKD0Fubm91bmNlZERldmljZRIZCgd1c2VyX2lkGAEgASgJQgi6SAVyA7ABARIbCglkZXZpY2VfaWQYAiABKAlCCLpIBXIDsAEBIhoKGENvbmZpcm1Bbm5vdW5jZWRSZXNwb25zZSI5ChNSZXNvbHZlVXNlcnNSZXF1ZXN0EiIKCHVzZXJfaWRzGAEgAygJQhC6SA2SAQoQ6AciBXIDsAEBIj4KFFJlc29sdmVVc2Vyc1Jlc3BvbnNlEiYKBXVzZXJzGAEgAygLMhcudXNlci52MS5EaXJlY3RvcnlFbnRyeSJ5Cg5EaXJlY3RvcnlFbnRyeRIPCgd1c2VyX2lkGAEgASgJEhIKCmRldmljZV9pZHMYAiADKAkSGAoQYmxvY2tlZF91c2VyX2lkcxgDIAMoCRIVCg1yZWFkX3JlY2VpcHRzGAQgASgIEhEKCXN1c3BlbmRlZBgFIAEoCCIXChVHZXRTaWduaW5nS2V5c1JlcXVlc3QiOwoWR2V0U2lnbmluZ0tleXNSZXNwb25zZRIRCglqd2tzX2pzb24YASABKAkSDgoGaXNzdWVyGAIgASgJMqIDChBEaXJlY3RvcnlTZXJ2aWNlEkgKC0NyZWF0ZVVzZXJzEhsudXNlci52MS5DcmVhdGVVc2Vyc1JlcXVlc3QaHC51c2VyLnYxLkNyZWF0ZVVzZXJzUmVzcG9uc2USSwoMQWRtaXREZXZpY2VzEhwudXNlci52MS5BZG1pdERldmljZXNSZXF1ZXN0Gh0udXNlci52MS5BZG1pdERldmljZXNSZXNwb25zZRJXChBDb25maXJtQW5ub3VuY2VkEiAudXNlci52MS5Db25maXJtQW5ub3VuY2VkUmVxdWVzdBohLnVzZXIudjEuQ29uZmlybUFubm91bmNlZFJlc3BvbnNlEksKDFJlc29sdmVVc2VycxIcLnVzZXIudjEuUmVzb2x2ZVVzZXJzUmVxdWVzdBodLnVzZXIudjEuUmVzb2x2ZVVzZXJzUmVzcG9uc2USUQoOR2V0U2lnbmluZ0tleXMSHi51c2VyLnYxLkdldFNpZ25pbmdLZXlzUmVxdWVzdBofLnVzZXIudjEuR2V0U2lnbmluZ0tleXNSZXNwb25zZWIGcHJvdG8z", [file_buf_validate_validate]);
 
 /**
  * Which users to create.
@@ -119,11 +119,32 @@ export const CreatedUserSchema: GenMessage<CreatedUser> = /*@__PURE__*/
   messageDesc(file_user_v1_directory, 2);
 
 /**
- * Who wants to connect; the edge has verified the token.
+ * Who want to connect; the edge has verified their tokens.
  *
- * @generated from message user.v1.AdmitDeviceRequest
+ * @generated from message user.v1.AdmitDevicesRequest
  */
-export type AdmitDeviceRequest = Message<"user.v1.AdmitDeviceRequest"> & {
+export type AdmitDevicesRequest = Message<"user.v1.AdmitDevicesRequest"> & {
+  /**
+   * Up to 1,000 at a time.
+   *
+   * @generated from field: repeated user.v1.ConnectingDevice devices = 1;
+   */
+  devices: ConnectingDevice[];
+};
+
+/**
+ * Describes the message user.v1.AdmitDevicesRequest.
+ * Use `create(AdmitDevicesRequestSchema)` to create a new message.
+ */
+export const AdmitDevicesRequestSchema: GenMessage<AdmitDevicesRequest> = /*@__PURE__*/
+  messageDesc(file_user_v1_directory, 3);
+
+/**
+ * A device of a verified token.
+ *
+ * @generated from message user.v1.ConnectingDevice
+ */
+export type ConnectingDevice = Message<"user.v1.ConnectingDevice"> & {
   /**
    * The token's sub.
    *
@@ -147,32 +168,68 @@ export type AdmitDeviceRequest = Message<"user.v1.AdmitDeviceRequest"> & {
 };
 
 /**
- * Describes the message user.v1.AdmitDeviceRequest.
- * Use `create(AdmitDeviceRequestSchema)` to create a new message.
+ * Describes the message user.v1.ConnectingDevice.
+ * Use `create(ConnectingDeviceSchema)` to create a new message.
  */
-export const AdmitDeviceRequestSchema: GenMessage<AdmitDeviceRequest> = /*@__PURE__*/
-  messageDesc(file_user_v1_directory, 3);
+export const ConnectingDeviceSchema: GenMessage<ConnectingDevice> = /*@__PURE__*/
+  messageDesc(file_user_v1_directory, 4);
 
 /**
- * The device may connect.
+ * What was decided.
  *
- * @generated from message user.v1.AdmitDeviceResponse
+ * @generated from message user.v1.AdmitDevicesResponse
  */
-export type AdmitDeviceResponse = Message<"user.v1.AdmitDeviceResponse"> & {
+export type AdmitDevicesResponse = Message<"user.v1.AdmitDevicesResponse"> & {
+  /**
+   * One for each device, in the order asked.
+   *
+   * @generated from field: repeated user.v1.Admission admissions = 1;
+   */
+  admissions: Admission[];
+};
+
+/**
+ * Describes the message user.v1.AdmitDevicesResponse.
+ * Use `create(AdmitDevicesResponseSchema)` to create a new message.
+ */
+export const AdmitDevicesResponseSchema: GenMessage<AdmitDevicesResponse> = /*@__PURE__*/
+  messageDesc(file_user_v1_directory, 5);
+
+/**
+ * The device may connect, unless it is refused.
+ *
+ * @generated from message user.v1.Admission
+ */
+export type Admission = Message<"user.v1.Admission"> & {
   /**
    * True when the device was registered by this call, or was registered and not yet announced.
    *
    * @generated from field: bool registered = 1;
    */
   registered: boolean;
+
+  /**
+   * Empty, or why the device is refused, by gRPC's names. unauthenticated: an unknown user of the mesh's own issuer.
+   * permission_denied: a revoked device, a suspended or deleted user, or an eleventh device.
+   *
+   * @generated from field: string refusal = 2;
+   */
+  refusal: string;
+
+  /**
+   * The refusal in a sentence.
+   *
+   * @generated from field: string reason = 3;
+   */
+  reason: string;
 };
 
 /**
- * Describes the message user.v1.AdmitDeviceResponse.
- * Use `create(AdmitDeviceResponseSchema)` to create a new message.
+ * Describes the message user.v1.Admission.
+ * Use `create(AdmissionSchema)` to create a new message.
  */
-export const AdmitDeviceResponseSchema: GenMessage<AdmitDeviceResponse> = /*@__PURE__*/
-  messageDesc(file_user_v1_directory, 4);
+export const AdmissionSchema: GenMessage<Admission> = /*@__PURE__*/
+  messageDesc(file_user_v1_directory, 6);
 
 /**
  * What has been announced.
@@ -193,7 +250,7 @@ export type ConfirmAnnouncedRequest = Message<"user.v1.ConfirmAnnouncedRequest">
  * Use `create(ConfirmAnnouncedRequestSchema)` to create a new message.
  */
 export const ConfirmAnnouncedRequestSchema: GenMessage<ConfirmAnnouncedRequest> = /*@__PURE__*/
-  messageDesc(file_user_v1_directory, 5);
+  messageDesc(file_user_v1_directory, 7);
 
 /**
  * A device of a user.
@@ -221,7 +278,7 @@ export type AnnouncedDevice = Message<"user.v1.AnnouncedDevice"> & {
  * Use `create(AnnouncedDeviceSchema)` to create a new message.
  */
 export const AnnouncedDeviceSchema: GenMessage<AnnouncedDevice> = /*@__PURE__*/
-  messageDesc(file_user_v1_directory, 6);
+  messageDesc(file_user_v1_directory, 8);
 
 /**
  * It is noted.
@@ -236,7 +293,7 @@ export type ConfirmAnnouncedResponse = Message<"user.v1.ConfirmAnnouncedResponse
  * Use `create(ConfirmAnnouncedResponseSchema)` to create a new message.
  */
 export const ConfirmAnnouncedResponseSchema: GenMessage<ConfirmAnnouncedResponse> = /*@__PURE__*/
-  messageDesc(file_user_v1_directory, 7);
+  messageDesc(file_user_v1_directory, 9);
 
 /**
  * Which users.
@@ -257,7 +314,7 @@ export type ResolveUsersRequest = Message<"user.v1.ResolveUsersRequest"> & {
  * Use `create(ResolveUsersRequestSchema)` to create a new message.
  */
 export const ResolveUsersRequestSchema: GenMessage<ResolveUsersRequest> = /*@__PURE__*/
-  messageDesc(file_user_v1_directory, 8);
+  messageDesc(file_user_v1_directory, 10);
 
 /**
  * What is known.
@@ -278,7 +335,7 @@ export type ResolveUsersResponse = Message<"user.v1.ResolveUsersResponse"> & {
  * Use `create(ResolveUsersResponseSchema)` to create a new message.
  */
 export const ResolveUsersResponseSchema: GenMessage<ResolveUsersResponse> = /*@__PURE__*/
-  messageDesc(file_user_v1_directory, 9);
+  messageDesc(file_user_v1_directory, 11);
 
 /**
  * What the router needs to know of one user.
@@ -327,7 +384,7 @@ export type DirectoryEntry = Message<"user.v1.DirectoryEntry"> & {
  * Use `create(DirectoryEntrySchema)` to create a new message.
  */
 export const DirectoryEntrySchema: GenMessage<DirectoryEntry> = /*@__PURE__*/
-  messageDesc(file_user_v1_directory, 10);
+  messageDesc(file_user_v1_directory, 12);
 
 /**
  * Nothing to say.
@@ -342,7 +399,7 @@ export type GetSigningKeysRequest = Message<"user.v1.GetSigningKeysRequest"> & {
  * Use `create(GetSigningKeysRequestSchema)` to create a new message.
  */
 export const GetSigningKeysRequestSchema: GenMessage<GetSigningKeysRequest> = /*@__PURE__*/
-  messageDesc(file_user_v1_directory, 11);
+  messageDesc(file_user_v1_directory, 13);
 
 /**
  * Public keys.
@@ -370,7 +427,7 @@ export type GetSigningKeysResponse = Message<"user.v1.GetSigningKeysResponse"> &
  * Use `create(GetSigningKeysResponseSchema)` to create a new message.
  */
 export const GetSigningKeysResponseSchema: GenMessage<GetSigningKeysResponse> = /*@__PURE__*/
-  messageDesc(file_user_v1_directory, 12);
+  messageDesc(file_user_v1_directory, 14);
 
 /**
  * What the other services ask about users. Internal.
@@ -389,19 +446,18 @@ export const DirectoryService: GenService<{
     output: typeof CreateUsersResponseSchema;
   },
   /**
-   * Admits one device of a verified token: checks user and device, and registers what is new.
-   * unauthenticated: an unknown user of the mesh's own issuer. permission_denied: a revoked device, a suspended or
-   * deleted user, or an eleventh device.
+   * Admits devices of verified tokens: checks users and devices, and registers what is new. What is refused is refused
+   * alone.
    *
-   * @generated from rpc user.v1.DirectoryService.AdmitDevice
+   * @generated from rpc user.v1.DirectoryService.AdmitDevices
    */
-  admitDevice: {
+  admitDevices: {
     methodKind: "unary";
-    input: typeof AdmitDeviceRequestSchema;
-    output: typeof AdmitDeviceResponseSchema;
+    input: typeof AdmitDevicesRequestSchema;
+    output: typeof AdmitDevicesResponseSchema;
   },
   /**
-   * Says that newly registered devices stand in their users' streams; until then each AdmitDevice reports them as
+   * Says that newly registered devices stand in their users' streams; until then each AdmitDevices reports them as
    * registered, so that a crash in between loses no announcement. Repeating it is no error.
    *
    * @generated from rpc user.v1.DirectoryService.ConfirmAnnounced

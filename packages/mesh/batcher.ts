@@ -11,7 +11,7 @@ interface Waiting<K, V> {
 export class Batcher<K, V> {
   readonly #ask: (keys: readonly K[]) => Promise<readonly V[]>;
   readonly #maxKeys: number;
-  /** Bounded by the calls in flight, which are what waits. */
+  /** Bounded by whoever bounds the calls in flight, which are what waits. */
   readonly #waiting: Waiting<K, V>[] = [];
   #asking = false;
 
