@@ -1,10 +1,12 @@
 /**
- * Tests are compiled by `tsc -b` and run as the ES modules that they are: nothing is transformed here.
+ * What Node alone can run. Tests are compiled by `tsc -b` and run as the ES modules that they are: nothing is transformed here.
  * @type {import('jest').Config}
  */
 export default {
   roots: ['<rootDir>/test/dist'],
   testMatch: ['**/*.test.js'],
+  // These need more than Node: see jest.system.config.mjs.
+  testPathIgnorePatterns: ['/test/dist/system/'],
   setupFiles: ['<rootDir>/test/setup.mjs'],
   transform: {},
   injectGlobals: false,

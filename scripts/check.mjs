@@ -119,9 +119,15 @@ const steps = [
   },
   {
     name: 'tests',
-    what: 'Tests (jest)',
+    what: 'Tests that need Node alone (jest)',
     passes: () => run('npm', 'test', '--silent'),
     next: 'Run the failing file alone: `npm test -- test/dist/<path>.test.js`.',
+  },
+  {
+    name: 'system',
+    what: 'Tests that need more: Chromium, strace, a small disk (jest)',
+    passes: () => run('npm', 'run', 'test:system', '--silent'),
+    next: 'Install what a test says it misses, or run it alone: `npm run test:system -- test/dist/system/<name>.test.js`.',
   },
 ];
 

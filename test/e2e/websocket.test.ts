@@ -1,9 +1,11 @@
 import { randomUUID } from 'node:crypto';
+import { gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { SignJWT } from 'jose';
 import { WireClient } from '../client.js';
 import { TestMesh, type TestUser, until } from '../mesh.js';
 
+const MAX_SCRIPT_BYTES = 60 * 1024;
 const SECRET = 'a secret that is long enough for HS256';
 
 /** Sections 1 and 2 of the wire contract: the upgrade, the frames, the refusals and the close codes. */
@@ -26,6 +28,13 @@ describe('GET /connect', () => {
     if (claims.exp !== 'none') jwt.setExpirationTime(claims.exp ?? '1h');
     return jwt.sign(new TextEncoder().encode(claims.secret ?? SECRET));
   }
+
+  test('beside it is the page: its script is small, and nothing else may run', async () => {
+    const page = await fetch(`${mesh.httpUrl}/`);
+    expect(page.headers.get('content-security-policy')).toContain("default-src 'none'; script-src 'self'");
+    const script = await fetch(`${mesh.httpUrl}/page.js`);
+    expect(gzipSync(await script.text()).length).toBeLessThan(MAX_SCRIPT_BYTES);
+  });
 
   async function refusal(options: {
     token: string;

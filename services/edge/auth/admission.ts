@@ -75,7 +75,7 @@ export class Admission {
   }
 
   /** Puts new devices into their users' streams. */
-  async #announce(tokens: readonly VerifiedToken[]): Promise<void[]> {
+  async #announce(tokens: readonly VerifiedToken[]): Promise<undefined[]> {
     const devices = tokens.map(({ userId, deviceId }) => ({ userId, deviceId }));
     await this.#chat.announceDevices({ devices });
     await this.#directory.confirmAnnounced({ devices });

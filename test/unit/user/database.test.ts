@@ -1,4 +1,4 @@
-import { type ChildProcess, execFileSync, fork } from 'node:child_process';
+import { type ChildProcess, fork } from 'node:child_process';
 import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
@@ -6,10 +6,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
-import { type Client, createClient, createLogger, type MeshError } from '@chatmesh/mesh';
+import { type Client, createClient, createLogger } from '@chatmesh/mesh';
 import { PgliteEngine, SqlUserStore } from '@chatmesh/user';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { until } from '../../mesh.js';
 import type { Told } from './user-process.js';
 
 const logger = createLogger({ name: 'test', level: 'silent' });
@@ -94,24 +93,6 @@ describe('users across crashes', () => {
     const [lock] = readdirSync(join(dataDir, 'user')).filter((name) => name.startsWith('lock-'));
     const { told } = await spawn();
     expect(told).toEqual({ error: expect.stringContaining(join(dataDir, 'user', lock as string)) });
-  });
-
-  test('a disk that is full is unavailable, and served again when there is room', async () => {
-    const running = await start();
-    const limit = (bytes: string) =>
-      execFileSync('prlimit', [`--pid=${running.child.pid}`, `--fsize=${bytes}:unlimited`]);
-    const before = await create(running);
-    limit('4096');
-    const refusal = await create(running).catch((error: MeshError) => error.kind);
-    expect(refusal).toBe('unavailable');
-    limit('unlimited');
-    let after: string[] = [];
-    await until(async () => {
-      after = await create(running).catch(() => []);
-      return after.length > 0;
-    });
-    const { users } = await running.directory.resolveUsers({ userIds: [...before, ...after] });
-    expect(users).toHaveLength(2);
   });
 });
 

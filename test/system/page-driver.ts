@@ -17,7 +17,7 @@ const ARGUMENTS = [
 export async function launchChromium(): Promise<Browser> {
   if (!existsSync(CHROMIUM)) {
     throw new Error(
-      `There is no Chromium at ${CHROMIUM}. Install it (on Debian: apt-get install -y chromium), or set CHROMIUM to where it is.`,
+      `this test drives a browser, and there is no Chromium at ${CHROMIUM}: install it (on Debian: apt-get install -y chromium), or set CHROMIUM to where it is`,
     );
   }
   return await chromium.launch({ executablePath: CHROMIUM, headless: true, args: ARGUMENTS });

@@ -11,7 +11,9 @@ const DISK_MIB = 128;
 
 /**
  * Runs a program with a file system of its own of 128 MiB, whose path is its first argument, and returns the JSON of the last
- * line that it wrote. The file system is gone with the program. Needs Linux, and root or user namespaces.
+ * line that it wrote. The file system is gone with the program.
+ *
+ * @throws Error saying what is needed when there is no such file system to be had.
  */
 export async function runOnSmallDisk(program: string, ...args: string[]): Promise<unknown> {
   const mount = await mkdtemp(join(tmpdir(), 'chatmesh-small-disk-'));
@@ -19,7 +21,13 @@ export async function runOnSmallDisk(program: string, ...args: string[]): Promis
   const script = `mount -t tmpfs -o size=${DISK_MIB}m tmpfs "$0" && exec "$@"`;
   try {
     const command = ['sh', '-c', script, mount, process.execPath, fileURLToPath(program), mount, ...args];
-    const { stdout } = await promisify(execFile)('unshare', [namespaces, ...command], { maxBuffer: 2 ** 26 });
+    const run = promisify(execFile)('unshare', [namespaces, ...command], { maxBuffer: 2 ** 26 });
+    const { stdout } = await run.catch((error) => {
+      if (error.code !== 'ENOENT' && !/^(unshare|mount): /m.test(error.stderr)) throw error;
+      throw new Error(
+        `this test mounts a small disk: it needs Linux, unshare and mount (on Debian: apt-get install -y util-linux mount), and the right to use them, as root or in a user namespace (${error.stderr || error.message})`,
+      );
+    });
     return JSON.parse(stdout.trim().split('\n').at(-1) as string);
   } finally {
     await rm(mount, { recursive: true, force: true });

@@ -3,9 +3,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { LmdbInboxStore, LmdbMessageLog, LmdbStatusStore, type LogRecord, type StatusRecord } from '@chatmesh/chat';
 import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
-import { SmallDisk } from '../unit/lmdb-small-disk.js';
-import { eventFor, idOf } from './message-log-witness.js';
-import { newRecord, updateOf } from './status-store-model.js';
+import { eventFor, idOf } from '../contract/message-log-witness.js';
+import { newRecord, updateOf } from '../contract/status-store-model.js';
+import { SmallDisk } from './lmdb-small-disk.js';
 
 const [mount = '', scenario = ''] = process.argv.slice(2);
 const small = new SmallDisk(mount);

@@ -44,7 +44,10 @@ beforeAll(async () => {
     ...['-f', '-s', '16', '-e', calls, '-e', 'signal=none', '-o', trace],
     ...[process.execPath, '--input-type=module', '-e', program, join(root, 'data')],
   ]).catch((error) => {
-    if (error.code === 'ENOENT') throw new Error('this test watches system calls: install strace');
+    if (error.code === 'ENOENT')
+      throw new Error(
+        'this test watches system calls, and there is no strace: install it (on Debian: apt-get install -y strace)',
+      );
     if (error.signal !== 'SIGKILL') throw new Error(`strace does not run here: ${error.stderr}`);
   });
   steps = read(readFileSync(trace, 'utf8'));

@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import { runOnSmallDisk } from '../unit/lmdb-small-disk.js';
+import { runOnSmallDisk } from './lmdb-small-disk.js';
 
 const run = (scenario: string) => runOnSmallDisk(new URL('./lmdb-outage-victim.js', import.meta.url).href, scenario);
 

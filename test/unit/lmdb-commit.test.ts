@@ -1,0 +1,43 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+
+/** What the flushes are, and when they happen, is watched in test/system/lmdb-flush.test.ts. */
+describe('group commit', () => {
+  let directory: string;
+  let environment: LmdbEnvironment;
+
+  beforeEach(() => {
+    directory = mkdtempSync(join(tmpdir(), 'chatmesh-commit-'));
+    environment = LmdbEnvironment.open(directory);
+  });
+  afterEach(async () => {
+    await environment[Symbol.asyncDispose]();
+    rmSync(directory, { recursive: true, force: true });
+  });
+
+  test('the writes of one turn are flushed once, not once each', async () => {
+    const table = environment.sequence<string>('events');
+    for (let group = 1; group <= 5; group++) {
+      const writes = Array.from({ length: 100 }, (_, i) =>
+        environment.write(() => void table.put(group * 1000 + i, 'x'.repeat(200))),
+      );
+      await Promise.all(writes);
+      expect(environment.commits).toBe(group);
+    }
+  });
+
+  test('what comes while a flush is on its way goes out with the next one', async () => {
+    const table = environment.sequence<string>('events');
+    let written = 0;
+    const first = environment.write(() => void table.put(written++, 'first'));
+    const begun = new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
+    await begun;
+    const later = Array.from({ length: 100 }, () => environment.write(() => void table.put(written++, 'later')));
+    await Promise.all([first, ...later]);
+    expect(environment.commits).toBe(2);
+    expect(written).toBe(101);
+  });
+});
