@@ -1,5 +1,5 @@
 import { randomBytes, randomUUID } from 'node:crypto';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
@@ -39,7 +39,7 @@ export interface StartOptions {
 }
 
 const BASELINE = fileURLToPath(new URL('./baseline.js', import.meta.url));
-const MESH = fileURLToPath(new URL('../../services/dist/main.js', import.meta.url));
+const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 const COLLECT_ON_SIGNAL = new URL('./collect-on-signal.js', import.meta.url).href;
 const READY_TIMEOUT_MS = 60_000;
 const READY_POLL_MS = 10;
@@ -92,7 +92,7 @@ async function startMesh(options: StartOptions): Promise<Server> {
   const [edge, edgeH2, chat, user, presence, admin] = await freePorts(6);
   const secret = randomBytes(32).toString('hex');
   const began = performance.now();
-  const server = new ServerProcess([...nodeArgs(options), MESH], {
+  const server = new ServerProcess([...nodeArgs(options), ...meshArgs()], {
     ...process.env,
     EDGE_PORT: `${edge}`,
     EDGE_H2_PORT: `${edgeH2}`,
@@ -132,6 +132,15 @@ async function finish(server: ServerProcess, options: StartOptions, directory: D
   } finally {
     if (!options.directory) directory[Symbol.dispose]();
   }
+}
+
+/** Node's options and the program, exactly as in `npm start`. */
+function meshArgs(): string[] {
+  const { scripts } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { scripts: { start: string } };
+  const [node, ...args] = scripts.start.split(' ');
+  const program = args.pop();
+  if (node !== 'node' || program === undefined) throw new Error(`cannot tell what npm start runs: ${scripts.start}`);
+  return [...args, join(ROOT, program)];
 }
 
 function nodeArgs({ profile, collectOnSignal }: StartOptions): string[] {
