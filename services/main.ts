@@ -3,6 +3,7 @@ import {
   ConfigError,
   createLogger,
   EnvReader,
+  giveBackMemoryWhenIdle,
   Metrics,
   runServices,
   type Service,
@@ -69,6 +70,7 @@ async function main(): Promise<void> {
   }
   await runServices(services, { logger, drainMs: DRAIN_MS, signals: process, exit: (code) => process.exit(code) });
   started = true;
+  giveBackMemoryWhenIdle(() => process.cpuUsage());
   logger.info({ services: services.map((service) => service.name) }, 'ready');
 }
 

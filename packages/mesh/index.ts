@@ -7,6 +7,7 @@ export * from './grpc/client.js';
 export * from './grpc/server.js';
 export type { CallContext, CallOptions, Client, ServiceImpl } from './grpc/types.js';
 export { validate } from './grpc/validate.js';
+export * from './idle-memory.js';
 export * from './lifecycle.js';
 export * from './lock.js';
 export * from './mailbox.js';
