@@ -66,26 +66,52 @@ export class Device {
   readonly recipient: Recipient;
   state: 'offline' | 'draining' | 'live' = 'offline';
   session: AttachedSession | undefined;
-  /** Transmitted and not confirmed, by id, in the order of transmission. */
-  readonly window = new Map<string, Delivery>();
-  /** Confirmed, but the confirmation is not durable yet: by id. */
-  readonly settling = new Set<string>();
-  /** Receipts that the device acked before this router had them: the ack came from another owner's time. */
-  readonly ackedEarly = new Set<string>();
   /** Deliveries of messages, and of receipts, that are in the window or settle. */
   messagesOut = 0;
   receiptsOut = 0;
-  /** Rows on their way into the inbox. */
-  readonly appending: Set<Position> = new Set();
   /** Grows with each append that has completed. */
   appends = 0;
   /** The last position transmitted to the present session. */
   cursor: Position | undefined;
   draining = false;
+  // Made when they are used: most devices are idle, and an empty set costs 150 bytes.
+  #window: Map<string, Delivery> | undefined;
+  #settling: Set<string> | undefined;
+  #ackedEarly: Set<string> | undefined;
+  #appending: Set<Position> | undefined;
 
   constructor(recipient: Recipient, id: string) {
     this.recipient = recipient;
     this.id = id;
+  }
+
+  /** Transmitted and not confirmed, by id, in the order of transmission. */
+  get window(): Map<string, Delivery> {
+    this.#window ??= new Map();
+    return this.#window;
+  }
+
+  /** Confirmed, but the confirmation is not durable yet: by id. */
+  get settling(): Set<string> {
+    this.#settling ??= new Set();
+    return this.#settling;
+  }
+
+  /** Receipts that the device acked before this router had them: the ack came from another owner's time. */
+  get ackedEarly(): Set<string> {
+    this.#ackedEarly ??= new Set();
+    return this.#ackedEarly;
+  }
+
+  /** Rows on their way into the inbox. */
+  get appending(): Set<Position> {
+    this.#appending ??= new Set();
+    return this.#appending;
+  }
+
+  /** Whether rows are on their way into the inbox. */
+  get hasAppending(): boolean {
+    return this.#appending !== undefined && this.#appending.size > 0;
   }
 
   /** Whether one more message, or receipt, may be sent. */
@@ -106,6 +132,6 @@ export class Device {
 
   /** Nothing of this device is on its way. */
   get idle(): boolean {
-    return !this.session && this.window.size === 0 && this.settling.size === 0 && this.appending.size === 0;
+    return !this.session && !this.#window?.size && !this.#settling?.size && !this.hasAppending;
   }
 }

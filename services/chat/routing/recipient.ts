@@ -371,9 +371,9 @@ export class Recipient {
         );
         if (device.session !== session) continue;
         // A row that is still on its way may stand below one that has arrived.
-        const readable = device.appending.size === 0 ? rows : belowAll(rows, device.appending);
+        const readable = !device.hasAppending ? rows : belowAll(rows, device.appending);
         if (readable.length === 0) {
-          if (device.appending.size > 0) break;
+          if (device.hasAppending) break;
           if (rows.length > 0 || device.appends !== appends) continue;
           device.state = 'live';
           this.#caughtUp(device, true);
