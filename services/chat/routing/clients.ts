@@ -4,6 +4,8 @@ import { createClient, type Logger } from '@chatmesh/mesh';
 import type { DirectoryClient, DirectoryUser } from './directory.js';
 import type { LocatedSession, SessionFinder } from './owner.js';
 
+/** Most users block nobody: they share one set. */
+const NOBODY: ReadonlySet<string> = new Set();
 const MAX_PER_REQUEST = 1000;
 /** Presence only speeds up what edges do anyway: nobody waits for it long. */
 const PRESENCE_DEADLINE_MS = 1_000;
@@ -21,7 +23,7 @@ export class GrpcDirectory implements DirectoryClient {
     return users.map((user) => ({
       userId: user.userId,
       deviceIds: user.deviceIds,
-      blockedUserIds: new Set(user.blockedUserIds),
+      blockedUserIds: user.blockedUserIds.length > 0 ? new Set(user.blockedUserIds) : NOBODY,
       readReceipts: user.readReceipts,
       suspended: user.suspended,
     }));
