@@ -128,7 +128,13 @@ export class Line {
       }
       const askedAgain = message.deduplicatedTick > (same.ack?.tick ?? 0);
       if (isEffective(same.ack, records.nowMs()) && !askedAgain) {
-        records.faults.add('receiptsRepeated', () => `${status} of ${serverMessageId}, event ${eventId}`);
+        records.faults.add('receiptsRepeated', () => {
+          const { connection: acked, atMs } = same.ack as Confirmation;
+          const afterMs = Math.round(records.nowMs() - atMs);
+          const lost = acked.lostAtMs === undefined ? 'not lost' : `lost ${Math.round(acked.lostAtMs - atMs)} ms later`;
+          const where = `connection ${acked.number}, ${lost}; again on ${this.connection.number}`;
+          return `${status} of ${serverMessageId}, event ${eventId}, ${afterMs} ms after it was acknowledged on ${where}`;
+        });
       } else records.receiptsRedelivered += 1;
       if (same.ack !== undefined) device.unacked.set(eventId, same);
       return;
