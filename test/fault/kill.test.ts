@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Chat, ChatError, connect, type Trace } from '@chatmesh/sdk';
 import { formatReport, History } from '@chatmesh/sdk/testing';
@@ -124,6 +125,8 @@ describe(`processes killed at random moments under load (FAULT_SEED=${seed})`, (
 
   async function rounds(running: TestMesh, victims: readonly ServiceName[]): Promise<void> {
     const random = randomFrom(seed);
+    const lag = monitorEventLoopDelay({ resolution: 10 });
+    lag.enable();
     const history = new History();
     const users = await running.users(USERS);
     speakers = users.map((user) => new Speaker(running.url, user, history));
@@ -137,7 +140,8 @@ describe(`processes killed at random moments under load (FAULT_SEED=${seed})`, (
     };
 
     const backMs: string[] = [];
-    const soFar = () => `; ms until messages flowed again: ${backMs.join(', ')}`;
+    const soFar = () =>
+      `; ms until messages flowed again: ${backMs.join(', ')}; this process lagged up to ${Math.round(lag.max / 1e6)} ms`;
     await traffic('traffic');
     for (const victim of victims) {
       await sleep(random() * 1000);

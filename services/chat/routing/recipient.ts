@@ -397,7 +397,9 @@ export class Recipient {
           const id = confirmableId(event) as string;
           device.cursor = row.position;
           if (device.window.has(id)) return;
-          if (!message && device.ackedEarly.delete(id)) {
+          // A receipt whose other copy was here since the start is that copy's to bring: a restart publishes it again.
+          const elsewhere = !message && this.#owner.seen(id, false, row.position);
+          if (elsewhere || (!message && device.ackedEarly.delete(id))) {
             confirmed.push(row.position);
             return;
           }
@@ -561,7 +563,10 @@ export class Recipient {
     while (ids.size > 0) {
       const rows = await this.#owner.whileUnavailable(() => this.#owner.inbox.page(this.userId, deviceId, after, PAGE));
       if (rows.length === 0) return;
-      const found = rows.filter((row) => ids.delete(confirmableId(LogEventWire.decode(row.payload)) ?? ''));
+      const idOf = (row: InboxRow) => confirmableId(LogEventWire.decode(row.payload)) ?? '';
+      // A receipt that was published again may stand here twice.
+      const found = rows.filter((row) => ids.has(idOf(row)));
+      for (const row of found) ids.delete(idOf(row));
       if (found.length > 0)
         await this.#owner.remove(
           this.userId,
