@@ -10,7 +10,7 @@ import { ListSessionsRequestWire, ListSessionsResponseWire, LocatedSessionWire, 
 import { CompleteVerificationRequestWire, CompleteVerificationResponseWire, DeviceWire, ListDevicesRequestWire, ListDevicesResponseWire, RefreshTokenRequestWire, RefreshTokenResponseWire, RevokeDeviceRequestWire, RevokeDeviceResponseWire, StartVerificationRequestWire, StartVerificationResponseWire, TokenPairWire } from "./user/v1/auth_wire.js";
 import { DeleteAccountRequestWire, DeleteAccountResponseWire, ExportDataRequestWire, ExportDataResponseWire, FoundContactWire, GetMeRequestWire, GetMeResponseWire, GetUserRequestWire, GetUserResponseWire, LookupContactsRequestWire, LookupContactsResponseWire, ProfileWire, UpdateProfileRequestWire, UpdateProfileResponseWire, UserWire } from "./user/v1/user_wire.js";
 import { AddContactRequestWire, AddContactResponseWire, BlockedUserWire, BlockRequestWire, BlockResponseWire, ContactWire, ListBlockedRequestWire, ListBlockedResponseWire, ListContactsRequestWire, ListContactsResponseWire, RemoveContactRequestWire, RemoveContactResponseWire, UnblockRequestWire, UnblockResponseWire } from "./user/v1/contact_wire.js";
-import { AdmitDeviceRequestWire, AdmitDeviceResponseWire, AnnouncedDeviceWire as AnnouncedDeviceWire$1, ConfirmAnnouncedRequestWire, ConfirmAnnouncedResponseWire, CreatedUserWire, CreateUsersRequestWire, CreateUsersResponseWire, DirectoryEntryWire, GetSigningKeysRequestWire, GetSigningKeysResponseWire, ResolveUsersRequestWire, ResolveUsersResponseWire } from "./user/v1/directory_wire.js";
+import { AdmissionWire, AdmitDevicesRequestWire, AdmitDevicesResponseWire, AnnouncedDeviceWire as AnnouncedDeviceWire$1, ConfirmAnnouncedRequestWire, ConfirmAnnouncedResponseWire, ConnectingDeviceWire, CreatedUserWire, CreateUsersRequestWire, CreateUsersResponseWire, DirectoryEntryWire, GetSigningKeysRequestWire, GetSigningKeysResponseWire, ResolveUsersRequestWire, ResolveUsersResponseWire } from "./user/v1/directory_wire.js";
 import { AddMembersRequestWire, AddMembersResponseWire, CreateGroupRequestWire, CreateGroupResponseWire, GetGroupRequestWire, GetGroupResponseWire, GroupMemberWire, GroupWire, LeaveGroupRequestWire, LeaveGroupResponseWire, ListGroupsRequestWire, ListGroupsResponseWire, RemoveMemberRequestWire, RemoveMemberResponseWire, SetRoleRequestWire, SetRoleResponseWire, UpdateGroupRequestWire, UpdateGroupResponseWire } from "./user/v1/group_wire.js";
 import { DeviceKeysWire, GetKeysRequestWire, GetKeysResponseWire, PublishKeyRequestWire, PublishKeyResponseWire, RotateKeyRequestWire, RotateKeyResponseWire, SealingKeyWire, UserKeysWire } from "./user/v1/key_wire.js";
 import { GetSettingsRequestWire, GetSettingsResponseWire, SettingsWire, UpdateSettingsRequestWire, UpdateSettingsResponseWire } from "./user/v1/settings_wire.js";
@@ -144,8 +144,10 @@ export const codecs: ReadonlyMap<string, WireCodec> = new Map<string, WireCodec>
   ["user.v1.CreateUsersRequest", CreateUsersRequestWire],
   ["user.v1.CreatedUser", CreatedUserWire],
   ["user.v1.CreateUsersResponse", CreateUsersResponseWire],
-  ["user.v1.AdmitDeviceRequest", AdmitDeviceRequestWire],
-  ["user.v1.AdmitDeviceResponse", AdmitDeviceResponseWire],
+  ["user.v1.ConnectingDevice", ConnectingDeviceWire],
+  ["user.v1.AdmitDevicesRequest", AdmitDevicesRequestWire],
+  ["user.v1.Admission", AdmissionWire],
+  ["user.v1.AdmitDevicesResponse", AdmitDevicesResponseWire],
   ["user.v1.AnnouncedDevice", AnnouncedDeviceWire$1],
   ["user.v1.ConfirmAnnouncedRequest", ConfirmAnnouncedRequestWire],
   ["user.v1.ConfirmAnnouncedResponse", ConfirmAnnouncedResponseWire],

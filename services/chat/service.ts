@@ -121,10 +121,9 @@ export class ChatService implements Service {
       close.push(() => lock.release());
       const environment = LmdbEnvironment.open(directoryPath);
       close.push(() => environment[Symbol.asyncDispose]());
-      const log = overrides.log ?? LmdbMessageLog.open(environment, 'log');
-      close.push(() => log[Symbol.asyncDispose]());
-      const deadLetters = overrides.deadLetters ?? LmdbMessageLog.open(environment, 'dead');
-      close.push(() => deadLetters[Symbol.asyncDispose]());
+      // What a test hands in is the test's to close.
+      const log = overrides.log ?? disposing(close, LmdbMessageLog.open(environment, 'log'));
+      const deadLetters = overrides.deadLetters ?? disposing(close, LmdbMessageLog.open(environment, 'dead'));
       const directory =
         overrides.directory ?? closing(close, new GrpcDirectory({ address: config.userAddress, logger: deps.logger }));
       const presence =
@@ -176,8 +175,10 @@ export class ChatService implements Service {
 
   async drain(deadlineMs: number): Promise<void> {
     const draining = this.#server.drain(deadlineMs);
-    await this.#ingress.settled();
+    await this.#ingress.drain();
     await this.owner.settled();
+    // Edges keep their streams for as long as they may: nothing else would end these calls before the deadline.
+    this.owner.endLinks();
     await draining;
   }
 
@@ -198,6 +199,11 @@ export class ChatService implements Service {
 function closing<T extends { close(): void }>(close: (() => unknown)[], closable: T): T {
   close.push(() => closable.close());
   return closable;
+}
+
+function disposing<T extends AsyncDisposable>(close: (() => unknown)[], disposable: T): T {
+  close.push(() => disposable[Symbol.asyncDispose]());
+  return disposable;
 }
 
 /** The key of the fingerprints in status records, made at the first start and kept beside the data. */

@@ -7,6 +7,8 @@ import type { Device } from './device.js';
 export interface FrameSink {
   /** Takes one frame; false when the transport holds more than it should. */
   write(frame: RouteResponse): boolean;
+  /** Ends the stream after what was written. */
+  end(): void;
 }
 
 /**
@@ -96,6 +98,12 @@ export class EdgeLink {
   forgetThrough(sequence: number): void {
     this.#recorded = this.#recorded.filter((recorded) => recorded.sequence > sequence);
     this.#out().confirmedSequence = sequence;
+  }
+
+  /** Says what is left and ends the stream: the edge goes on elsewhere. */
+  end(): void {
+    this.#flush();
+    if (!this.#closed) this.#sink.end();
   }
 
   /** The stream is gone: nothing is sent any more. */

@@ -65,6 +65,7 @@ export class Ingress {
   readonly #waiting = new Map<string, Pending[]>();
   #turn: Promise<void> = Promise.resolve();
   #batch: Pending[] = [];
+  #draining = false;
 
   constructor(deps: IngressDeps) {
     this.#deps = deps;
@@ -75,8 +76,9 @@ export class Ingress {
     return this.#inFlight.size;
   }
 
-  /** Resolves when every submission so far has its answer. */
-  async settled(): Promise<void> {
+  /** Takes no more submissions; resolves when those so far have their answers. */
+  async drain(): Promise<void> {
+    this.#draining = true;
     while (this.#inFlight.size > 0) await new Promise((resolve) => setTimeout(resolve, 5));
   }
 
@@ -84,6 +86,10 @@ export class Ingress {
   submit<S extends Submission>(submissions: readonly S[], answer: Answer<S>): void {
     const pending: Pending[] = [];
     for (const submission of submissions) {
+      if (this.#draining) {
+        answer(submission, new MeshError('unavailable', 'not accepted: the router is leaving, send again'));
+        continue;
+      }
       const id = serverMessageId(submission.senderId, submission.clientMessageId);
       const next: Pending = { submission, answer: answer as Answer, id, message: undefined, acceptedAtMs: 0 };
       if (this.#inFlight.has(id)) {

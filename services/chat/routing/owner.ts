@@ -155,6 +155,11 @@ export class Owner {
     for (const [number, device] of [...link.sessions]) device.recipient.detach(device, link, number);
   }
 
+  /** Ends the streams to all edges. */
+  endLinks(): void {
+    for (const link of [...this.#links.values()]) link.end();
+  }
+
   link(edgeId: string): EdgeLink | undefined {
     return this.#links.get(edgeId);
   }

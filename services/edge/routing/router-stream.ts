@@ -198,8 +198,11 @@ export class RouterStream {
     const answers = [...this.#answers.values()];
     this.#answers.clear();
     for (const answer of answers) answer(unavailable());
-    if (!this.#closed && this.#heard)
-      this.#logger.warn({ router: this.address, err: error }, 'the stream to a router is gone; connecting again');
+    if (!this.#closed && this.#heard) {
+      if (error)
+        this.#logger.warn({ router: this.address, err: error }, 'the stream to a router is gone; connecting again');
+      else this.#logger.info({ router: this.address }, 'a router has ended its stream; connecting again');
+    }
     this.#listener.disconnected(this, untaken);
     if (this.#closed) return;
     // Full jitter: edges that lost the same router do not return at the same moment.

@@ -2,7 +2,7 @@
 // @generated from file user/v1/directory.proto (package user.v1, syntax proto3)
 /* eslint-disable */
 
-import type { AdmitDeviceRequest, AdmitDeviceResponse, AnnouncedDevice, ConfirmAnnouncedRequest, ConfirmAnnouncedResponse, CreatedUser, CreateUsersRequest, CreateUsersResponse, DirectoryEntry, GetSigningKeysRequest, GetSigningKeysResponse, ResolveUsersRequest, ResolveUsersResponse } from "./directory_pb.js";
+import type { Admission, AdmitDevicesRequest, AdmitDevicesResponse, AnnouncedDevice, ConfirmAnnouncedRequest, ConfirmAnnouncedResponse, ConnectingDevice, CreatedUser, CreateUsersRequest, CreateUsersResponse, DirectoryEntry, GetSigningKeysRequest, GetSigningKeysResponse, ResolveUsersRequest, ResolveUsersResponse } from "./directory_pb.js";
 import type { WireCodec, WireWriter } from "../../wire_runtime.js";
 import { WireReader, writer } from "../../wire_runtime.js";
 
@@ -179,16 +179,61 @@ export const CreatedUserWire: WireCodec<CreatedUser> = {
   },
 };
 
-export function newAdmitDeviceRequest(): AdmitDeviceRequest {
+export function newAdmitDevicesRequest(): AdmitDevicesRequest {
   return {
-    $typeName: "user.v1.AdmitDeviceRequest",
+    $typeName: "user.v1.AdmitDevicesRequest",
+    devices: [],
+  };
+}
+
+export function writeAdmitDevicesRequest(w: WireWriter, m: AdmitDevicesRequest): void {
+  for (const one of m.devices) {
+    const start = w.open(10);
+    writeConnectingDevice(w, one);
+    w.close(start);
+  }
+}
+
+export function readAdmitDevicesRequest(r: WireReader, end: number, m: AdmitDevicesRequest): AdmitDevicesRequest {
+  while (r.position < end) {
+    const tag = r.tag();
+    switch (tag) {
+      case 10:
+        m.devices.push(readConnectingDevice(r, r.end(), newConnectingDevice()));
+        break;
+      default:
+        r.skip(tag);
+    }
+  }
+  r.done(end);
+  return m;
+}
+
+/**
+ * Encodes, decodes and creates the message user.v1.AdmitDevicesRequest.
+ */
+export const AdmitDevicesRequestWire: WireCodec<AdmitDevicesRequest> = {
+  create: newAdmitDevicesRequest,
+  encode(m) {
+    const w = writer.begin();
+    writeAdmitDevicesRequest(w, m);
+    return w.finish();
+  },
+  decode(bytes) {
+    return readAdmitDevicesRequest(new WireReader(bytes), bytes.length, newAdmitDevicesRequest());
+  },
+};
+
+export function newConnectingDevice(): ConnectingDevice {
+  return {
+    $typeName: "user.v1.ConnectingDevice",
     userId: "",
     deviceId: "",
     external: false,
   };
 }
 
-export function writeAdmitDeviceRequest(w: WireWriter, m: AdmitDeviceRequest): void {
+export function writeConnectingDevice(w: WireWriter, m: ConnectingDevice): void {
   if (m.userId !== "") {
     w.string(10, m.userId);
   }
@@ -200,7 +245,7 @@ export function writeAdmitDeviceRequest(w: WireWriter, m: AdmitDeviceRequest): v
   }
 }
 
-export function readAdmitDeviceRequest(r: WireReader, end: number, m: AdmitDeviceRequest): AdmitDeviceRequest {
+export function readConnectingDevice(r: WireReader, end: number, m: ConnectingDevice): ConnectingDevice {
   while (r.position < end) {
     const tag = r.tag();
     switch (tag) {
@@ -222,39 +267,41 @@ export function readAdmitDeviceRequest(r: WireReader, end: number, m: AdmitDevic
 }
 
 /**
- * Encodes, decodes and creates the message user.v1.AdmitDeviceRequest.
+ * Encodes, decodes and creates the message user.v1.ConnectingDevice.
  */
-export const AdmitDeviceRequestWire: WireCodec<AdmitDeviceRequest> = {
-  create: newAdmitDeviceRequest,
+export const ConnectingDeviceWire: WireCodec<ConnectingDevice> = {
+  create: newConnectingDevice,
   encode(m) {
     const w = writer.begin();
-    writeAdmitDeviceRequest(w, m);
+    writeConnectingDevice(w, m);
     return w.finish();
   },
   decode(bytes) {
-    return readAdmitDeviceRequest(new WireReader(bytes), bytes.length, newAdmitDeviceRequest());
+    return readConnectingDevice(new WireReader(bytes), bytes.length, newConnectingDevice());
   },
 };
 
-export function newAdmitDeviceResponse(): AdmitDeviceResponse {
+export function newAdmitDevicesResponse(): AdmitDevicesResponse {
   return {
-    $typeName: "user.v1.AdmitDeviceResponse",
-    registered: false,
+    $typeName: "user.v1.AdmitDevicesResponse",
+    admissions: [],
   };
 }
 
-export function writeAdmitDeviceResponse(w: WireWriter, m: AdmitDeviceResponse): void {
-  if (m.registered) {
-    w.bool(8, m.registered);
+export function writeAdmitDevicesResponse(w: WireWriter, m: AdmitDevicesResponse): void {
+  for (const one of m.admissions) {
+    const start = w.open(10);
+    writeAdmission(w, one);
+    w.close(start);
   }
 }
 
-export function readAdmitDeviceResponse(r: WireReader, end: number, m: AdmitDeviceResponse): AdmitDeviceResponse {
+export function readAdmitDevicesResponse(r: WireReader, end: number, m: AdmitDevicesResponse): AdmitDevicesResponse {
   while (r.position < end) {
     const tag = r.tag();
     switch (tag) {
-      case 8:
-        m.registered = r.bool();
+      case 10:
+        m.admissions.push(readAdmission(r, r.end(), newAdmission()));
         break;
       default:
         r.skip(tag);
@@ -265,17 +312,74 @@ export function readAdmitDeviceResponse(r: WireReader, end: number, m: AdmitDevi
 }
 
 /**
- * Encodes, decodes and creates the message user.v1.AdmitDeviceResponse.
+ * Encodes, decodes and creates the message user.v1.AdmitDevicesResponse.
  */
-export const AdmitDeviceResponseWire: WireCodec<AdmitDeviceResponse> = {
-  create: newAdmitDeviceResponse,
+export const AdmitDevicesResponseWire: WireCodec<AdmitDevicesResponse> = {
+  create: newAdmitDevicesResponse,
   encode(m) {
     const w = writer.begin();
-    writeAdmitDeviceResponse(w, m);
+    writeAdmitDevicesResponse(w, m);
     return w.finish();
   },
   decode(bytes) {
-    return readAdmitDeviceResponse(new WireReader(bytes), bytes.length, newAdmitDeviceResponse());
+    return readAdmitDevicesResponse(new WireReader(bytes), bytes.length, newAdmitDevicesResponse());
+  },
+};
+
+export function newAdmission(): Admission {
+  return {
+    $typeName: "user.v1.Admission",
+    registered: false,
+    refusal: "",
+    reason: "",
+  };
+}
+
+export function writeAdmission(w: WireWriter, m: Admission): void {
+  if (m.registered) {
+    w.bool(8, m.registered);
+  }
+  if (m.refusal !== "") {
+    w.string(18, m.refusal);
+  }
+  if (m.reason !== "") {
+    w.string(26, m.reason);
+  }
+}
+
+export function readAdmission(r: WireReader, end: number, m: Admission): Admission {
+  while (r.position < end) {
+    const tag = r.tag();
+    switch (tag) {
+      case 8:
+        m.registered = r.bool();
+        break;
+      case 18:
+        m.refusal = r.string();
+        break;
+      case 26:
+        m.reason = r.string();
+        break;
+      default:
+        r.skip(tag);
+    }
+  }
+  r.done(end);
+  return m;
+}
+
+/**
+ * Encodes, decodes and creates the message user.v1.Admission.
+ */
+export const AdmissionWire: WireCodec<Admission> = {
+  create: newAdmission,
+  encode(m) {
+    const w = writer.begin();
+    writeAdmission(w, m);
+    return w.finish();
+  },
+  decode(bytes) {
+    return readAdmission(new WireReader(bytes), bytes.length, newAdmission());
   },
 };
 
