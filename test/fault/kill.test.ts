@@ -1,15 +1,11 @@
-import { randomUUID } from 'node:crypto';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Chat, ChatError, connect, type Trace } from '@chatmesh/sdk';
 import { formatReport, History } from '@chatmesh/sdk/testing';
 import { afterEach, describe, expect, test } from '@jest/globals';
-import { SERVICES, type ServiceName, TestMesh, type TestUser, until } from '../mesh.js';
+import { SERVICES, type ServiceName, TestMesh, until } from '../mesh.js';
+import { OUTSTANDING, Speaker } from '../speaker.js';
 
 const USERS = 8;
-const OUTSTANDING = 16;
-/** A client that would wait longer than this is replaced: rounds are too short for its backoff to start anew. */
-const PATIENCE_MS = 1000;
 /** A confirmation takes effect within a second; only what comes later than that is a repeat. */
 const EFFECT_MS = 1100;
 const seed = Number(process.env.FAULT_SEED ?? Math.floor(Math.random() * 2 ** 31));
@@ -23,96 +19,6 @@ function randomFrom(start: number): () => number {
     t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
     return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
   };
-}
-
-/** One user who talks to another without pause, with at most OUTSTANDING sends unanswered. */
-class Speaker {
-  /** server_message_ids and event_ids: a replaced client does not know what the one before it showed. */
-  readonly got = new Set<string>();
-  readonly receipts = new Set<string>();
-  sent = 0;
-  accepted = 0;
-  #chat: Promise<Chat>;
-  #caughtUp = false;
-  #talking = true;
-  #talks: Promise<unknown> = Promise.resolve();
-  readonly #onTrace: (entry: Trace) => void;
-
-  constructor(
-    private readonly url: string,
-    private readonly user: TestUser,
-    history: History,
-  ) {
-    this.#onTrace = history.device(user.userId, user.deviceId).tap();
-    this.#chat = this.#connect();
-  }
-
-  async #connect(): Promise<Chat> {
-    for (;;) {
-      try {
-        const chat = await connect({ url: this.url, token: this.user.token, onTrace: this.#onTrace });
-        chat.on('message', ({ serverMessageId }) => void this.got.add(serverMessageId));
-        chat.on('receipt', ({ eventId }) => void this.receipts.add(eventId));
-        chat.on('caught_up', () => {
-          this.#caughtUp = true;
-        });
-        chat.on('status', (status) => {
-          if (status.state === 'waiting' && status.retryInMs > PATIENCE_MS) this.#chat = this.#replace(chat);
-        });
-        return chat;
-      } catch (error) {
-        if (!(error instanceof ChatError) || error.code !== 'unavailable') throw error;
-        await sleep(50);
-      }
-    }
-  }
-
-  async #replace(chat: Chat): Promise<Chat> {
-    await chat.close();
-    return this.#connect();
-  }
-
-  talkTo(to: string): void {
-    this.#talks = Promise.all(Array.from({ length: OUTSTANDING }, () => this.#talk(to)));
-    // Told by `finish`; until then it must not end the test process.
-    this.#talks.catch(() => undefined);
-  }
-
-  async #talk(to: string): Promise<void> {
-    while (this.#talking) {
-      const message = { to, text: `message ${this.sent++} to ${to}`, clientMessageId: randomUUID() };
-      for (let answered = false; !answered; ) {
-        const chat = await this.#chat;
-        answered = await chat.send(message).then(
-          () => true,
-          // Its client was replaced before the answer: the same id again must cause no second message.
-          (error) => {
-            if (error instanceof ChatError && error.code === 'closed') return false;
-            throw error;
-          },
-        );
-      }
-      this.accepted += 1;
-    }
-  }
-
-  /** Stops talking; resolves when every send is answered. */
-  async finish(): Promise<void> {
-    this.#talking = false;
-    await this.#talks;
-  }
-
-  /** Looks again, as a client that knows nothing: resolves when all that still waited has come. */
-  async reconnect(): Promise<void> {
-    await this.close();
-    this.#caughtUp = false;
-    this.#chat = this.#connect();
-    await until(() => this.#caughtUp, { what: 'caught_up' });
-  }
-
-  async close(): Promise<void> {
-    await (await this.#chat).close();
-  }
 }
 
 describe(`processes killed at random moments under load (FAULT_SEED=${seed})`, () => {
