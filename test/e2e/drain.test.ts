@@ -31,6 +31,9 @@ describe('a router that drains while edges keep their streams to it', () => {
     const startedMs = performance.now();
     expect(await chat.end('SIGTERM')).toBe(0);
     expect(performance.now() - startedMs).toBeLessThan(DRAIN_MS * 0.8);
+    const { output } = mesh.process('edge');
+    expect(output).toContain('a router has ended its stream');
+    expect(output).not.toContain('the stream to a router is gone');
     await chat.start();
     await traffic('traffic after the restart');
     await Promise.all(speakers.map((speaker) => speaker.finish()));

@@ -51,6 +51,7 @@ describe(`processes killed at random moments under load (FAULT_SEED=${seed})`, (
     await traffic('traffic');
     for (const victim of victims) {
       await sleep(random() * 1000);
+      if (running.process(victim).services.includes('edge')) history.killing();
       await running.process(victim).end('SIGKILL');
       const killedMs = performance.now();
       await running.process(victim).start();

@@ -456,3 +456,25 @@ describe('each fault', () => {
     expect(found(history.check({ devices: ['ada-1'] }))).toEqual([]);
   });
 });
+
+describe('a confirmation on a connection whose server was killed', () => {
+  const again = (ms: number) => {
+    let nowMs = 0;
+    const history = new History(() => nowMs);
+    const bob = history.device('bob', 'bob-1');
+    const line = bob.connect();
+    line.delivered('s1', 'ada', 'hello', '2026-03-01T09:30:00.000Z');
+    line.confirming('delivered', ['s1']);
+    nowMs += ms;
+    history.killing();
+    // The client notices late.
+    nowMs += 5000;
+    line.closed(false);
+    bob.connect().delivered('s1', 'ada', 'hello', '2026-03-01T09:30:00.000Z');
+    return history.check({ nowMs }).faults.repeated.count;
+  };
+
+  test('may be lost when it was sent in the last second before, and not earlier, however late the client notices', () => {
+    expect([again(999), again(1001)]).toEqual([0, 1]);
+  });
+});

@@ -40,6 +40,15 @@ export class History {
     return new DeviceRecorder(this.#records, device);
   }
 
+  /**
+   * Call it right before the server of every connection is killed: they are dead from then on, however late the clients
+   * notice. What they sent in the last second before may not have arrived.
+   */
+  killing(): void {
+    const { connections } = this.#records;
+    this.#records.killed = { atMs: this.#records.nowMs(), connections };
+  }
+
   /** What was broken so far. Call it when nothing is expected to arrive any more; it may be called again later. */
   check(options: CheckOptions = {}): Report {
     return new Check(this.#records, options).report();

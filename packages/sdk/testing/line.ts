@@ -176,7 +176,10 @@ export class Line {
 
   /** @param clean true when this side closed it and the other answered: then all that was sent has been read */
   closed(clean: boolean): void {
-    if (!clean) this.connection.lostAtMs = this.records.nowMs();
+    if (clean) return;
+    const { killed } = this.records;
+    const dead = killed && this.connection.number <= killed.connections;
+    this.connection.lostAtMs = dead ? killed.atMs : this.records.nowMs();
   }
 
   #acceptedFirst(send: SendRecord, id: string, timestamp: string, deduplicated: boolean, tick: number): void {

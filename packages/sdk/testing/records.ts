@@ -29,7 +29,7 @@ export interface ConnectionRecord {
   /** When it began to connect: what was accepted before this is backlog. */
   readonly connectingTick: number;
   caughtUpTick: number | undefined;
-  /** When it ended without a closing handshake: what it sent shortly before may not have arrived. */
+  /** When it ended without a closing handshake, or its server was killed: what it sent shortly before may not have arrived. */
   lostAtMs: number | undefined;
   /** The last acceptance that is known to belong to a transmission on this connection. */
   lastTick: number;
@@ -133,6 +133,8 @@ export class Records {
   redelivered = 0;
   receiptsRedelivered = 0;
   connections = 0;
+  /** The last time that every server was killed, and how many connections there had been by then. */
+  killed: { readonly atMs: number; readonly connections: number } | undefined;
   #tick = 0;
 
   constructor(readonly nowMs: () => number) {}
