@@ -50,10 +50,12 @@ export interface AttachedSession {
   caughtUp: boolean;
 }
 
-/** At most so many messages are on their way to a device and not durably confirmed. */
+/** At most so many messages are on their way to a device and not confirmed. */
 export const MESSAGE_WINDOW = 256;
 /** The same for receipts: more of them, so that a client that is slow to ack them still gets its messages. */
 export const RECEIPT_WINDOW = 1024;
+/** At most so many confirmations of a device wait for the disk before it is sent more. */
+const SETTLING_WINDOW = 2048;
 
 /**
  * One device of a recipient.
@@ -66,7 +68,7 @@ export class Device {
   readonly recipient: Recipient;
   state: 'offline' | 'draining' | 'live' = 'offline';
   session: AttachedSession | undefined;
-  /** Deliveries of messages, and of receipts, that are in the window or settle. */
+  /** Deliveries of messages, and of receipts, that are in the window. */
   messagesOut = 0;
   receiptsOut = 0;
   /** Grows with each append that has completed. */
@@ -116,15 +118,17 @@ export class Device {
 
   /** Whether one more message, or receipt, may be sent. */
   hasRoom(isMessage: boolean): boolean {
+    if (this.#settling && this.#settling.size >= SETTLING_WINDOW) return false;
     return isMessage ? this.messagesOut < MESSAGE_WINDOW : this.receiptsOut < RECEIPT_WINDOW;
   }
 
   /** How many events of any kind may be sent. */
   get room(): number {
-    return Math.min(MESSAGE_WINDOW - this.messagesOut, RECEIPT_WINDOW - this.receiptsOut);
+    const settling = this.#settling?.size ?? 0;
+    return Math.min(MESSAGE_WINDOW - this.messagesOut, RECEIPT_WINDOW - this.receiptsOut, SETTLING_WINDOW - settling);
   }
 
-  /** Counts a delivery that has left, or is done. */
+  /** Counts a delivery that has entered the window, or left it. */
   count(delivery: Delivery, change: 1 | -1): void {
     if (delivery.tracked.message) this.messagesOut += change;
     else this.receiptsOut += change;

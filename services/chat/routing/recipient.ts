@@ -85,6 +85,7 @@ export class Recipient {
         if ((delivery.tracked.message === undefined) !== (status === MessageStatus.UNSPECIFIED)) continue;
         device.window.delete(id);
         if (device.window.size === 0) this.#owner.unconfirmed.delete(device);
+        device.count(delivery, -1);
         device.settling.add(id);
         this.#record(delivery.tracked, device, status, atMs, delivery);
         continue;
@@ -94,6 +95,7 @@ export class Recipient {
       else if (late) late.push(id);
       else late = [id];
     }
+    this.resume(device);
     return late && this.confirmLate(device.id, status, late);
   }
 
@@ -163,7 +165,6 @@ export class Recipient {
   settled(delivery: Delivery): void {
     const { device, tracked } = delivery;
     device.settling.delete(tracked.id);
-    device.count(delivery, -1);
     this.#untrack(tracked);
     this.#close(delivery);
     this.resume(device);
