@@ -15,6 +15,7 @@ export class Admission {
   readonly #maxConnectionsPerUser: number;
   readonly #admissions;
   readonly #announcements;
+  readonly #confirmations;
 
   constructor(options: {
     verifier: TokenVerifier;
@@ -27,11 +28,15 @@ export class Admission {
     this.#maxConnectionsPerUser = options.maxConnectionsPerUser;
     this.#directory = createClient(DirectoryService, { address: options.userAddress, logger: options.logger });
     this.#chat = createClient(InternalChatService, { address: options.chatAddress, logger: options.logger });
-    // Both are bounded by the connections that may wait for their upgrade and by the unary calls in flight.
+    // The first two are bounded by the connections that may wait for their upgrade and by the unary calls in flight, the
+    // third by what the directory has admitted meanwhile.
     this.#admissions = new Batcher((tokens: readonly VerifiedToken[]) => this.#judge(tokens), {
       maxKeys: MAX_PER_CALL,
     });
     this.#announcements = new Batcher((tokens: readonly VerifiedToken[]) => this.#announce(tokens), {
+      maxKeys: MAX_PER_CALL,
+    });
+    this.#confirmations = new Batcher((tokens: readonly VerifiedToken[]) => this.#confirm(tokens), {
       maxKeys: MAX_PER_CALL,
     });
   }
@@ -46,7 +51,11 @@ export class Admission {
     const verified = await this.#verifier.verify(token);
     const { registered, refusal, reason } = await this.#admissions.get(verified);
     if (refusal !== '') throw new MeshError(refusal as ErrorKind, reason);
-    if (registered) await this.#announcements.get(verified);
+    if (registered) {
+      await this.#announcements.get(verified);
+      // Nobody waits for it: a device whose announcement is not noted is announced again, which does no harm.
+      this.#confirmations.get(verified).catch(() => {});
+    }
     return verified;
   }
 
@@ -76,9 +85,13 @@ export class Admission {
 
   /** Puts new devices into their users' streams. */
   async #announce(tokens: readonly VerifiedToken[]): Promise<undefined[]> {
-    const devices = tokens.map(({ userId, deviceId }) => ({ userId, deviceId }));
-    await this.#chat.announceDevices({ devices });
-    await this.#directory.confirmAnnounced({ devices });
+    await this.#chat.announceDevices({ devices: tokens.map(({ userId, deviceId }) => ({ userId, deviceId })) });
+    return tokens.map(() => undefined);
+  }
+
+  /** Notes that they are there. */
+  async #confirm(tokens: readonly VerifiedToken[]): Promise<undefined[]> {
+    await this.#directory.confirmAnnounced({ devices: tokens.map(({ userId, deviceId }) => ({ userId, deviceId })) });
     return tokens.map(() => undefined);
   }
 
