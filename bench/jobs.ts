@@ -135,6 +135,8 @@ export interface IdleResult {
   connections: number;
   /** Without connections. */
   before: Memory;
+  /** With them, 10 s after the last connect. */
+  soon: Memory;
   /** With them, as the process is when it is left alone. */
   after: Memory;
   /** With them, and the garbage collected. */

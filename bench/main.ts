@@ -38,7 +38,7 @@ const SCALE: Scale = {
   idleConnections: 10_000,
   storedMessages: 200_000,
   knownUsers: 10_000,
-  soakMs: 0,
+  soakMs: 60_000,
 };
 const QUICK: Partial<Scale> = {
   warmUpMs: 2_000,
@@ -47,6 +47,7 @@ const QUICK: Partial<Scale> = {
   latencyRounds: 3,
   storedMessages: 50_000,
   knownUsers: 2_000,
+  soakMs: 20_000,
 };
 const FULL: Partial<Scale> = { storedMessages: 1_000_000, soakMs: 300_000 };
 
@@ -59,7 +60,7 @@ The CPU time is that of the server's process and its children, without engines t
   --only A,B       just these: ${Object.keys(SCENARIOS).join(', ')}
   --targets A,B    just these: ${TARGETS.join(', ')}
   --quick          short windows, one round: for a look, not for the record
-  --full           1,000,000 stored messages and five minutes at half load
+  --full           1,000,000 stored messages, and five minutes instead of one at half load
   --profile        the servers leave CPU profiles in bench/results
   --out FILE       where the JSON goes, by default bench/results/latest.json
 `;

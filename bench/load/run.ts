@@ -16,6 +16,7 @@ import { Traffic } from './traffic.js';
 const SETTLED_SHARE = 0.005;
 const SETTLED_SAMPLES = 10;
 const SETTLE_TIMEOUT_SECONDS = 120;
+const SOON_MS = 10_000;
 
 /** Runs steady traffic and measures a window of it. */
 export async function runTraffic(job: TrafficJob): Promise<TrafficResult> {
@@ -91,12 +92,15 @@ export async function runIdle(job: IdleJob): Promise<IdleResult> {
   const watch = stopwatch(job.serverPid);
   await traffic.connect();
   const { seconds, serverCpuSeconds } = watch();
+  await Promise.race([sleep(SOON_MS), traffic.failed]);
+  const soon = memory(job.serverPid);
   const after = await Promise.race([settledMemory(job.serverPid), traffic.failed]);
   const collected = await Promise.race([collectedMemory(job.serverPid), traffic.failed]);
   await traffic.end();
   return {
     connections: job.accounts.length,
     before,
+    soon,
     after,
     collected,
     connectSeconds: seconds,

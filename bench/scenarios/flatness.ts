@@ -8,58 +8,79 @@ const USERS = 100;
 /** By how much the cost may grow. */
 const TOLERANCE = 0.25;
 
+/** A server, and the 100 users whose traffic is measured on it. */
+interface Side {
+  readonly server: Server;
+  readonly users: Account[];
+}
+
 interface Costs {
-  fresh: TrafficResult[];
-  manyUsers: TrafficResult[];
-  fullStore: TrafficResult[];
+  readonly manyUsers: Growth;
+  readonly fullStore: Growth;
+}
+
+interface Growth {
+  /** Cost per message, of that on the server that stayed as it was. */
+  readonly share: number;
+  readonly aged: TrafficResult[];
+  readonly fresh: TrafficResult[];
 }
 
 /**
- * The same traffic of 100 users on a new server, then with thousands of users known who have mail waiting, then after
- * many accepted messages.
+ * The same traffic of 100 users, after thousands of users are known who have mail waiting, and after many accepted
+ * messages. Each time it is compared with a second server that has had nothing but its own measured traffic, in turn with
+ * it: minutes lie between the stages, and a machine's speed changes by more than what is looked for.
  */
 export async function flatness(bench: Bench): Promise<Outcome> {
   const { knownUsers, storedMessages } = bench.scale;
   const all = new Map<TargetName, Costs>();
   for (const target of bench.reporting) {
-    await using server = await bench.start(target, 'flatness');
-    const users = await server.createUsers(USERS);
+    await using agedServer = await bench.start(target, 'flatness');
+    await using freshServer = await bench.start(target, 'flatness-fresh');
+    const aged: Side = { server: agedServer, users: await agedServer.createUsers(USERS) };
+    const fresh: Side = { server: freshServer, users: await freshServer.createUsers(USERS) };
     // Compiled code and heap reach their working state here, so that it is not taken for an effect of the store.
-    await steadyTraffic(bench, server, pairs(users));
-    const fresh = await repeat(bench, server, users);
-    await acquaint(server, users, knownUsers - USERS);
-    const manyUsers = await repeat(bench, server, users);
-    await runJob(server, {
+    for (const { server, users } of [aged, fresh]) await steadyTraffic(bench, server, pairs(users));
+    await acquaint(aged, knownUsers - USERS);
+    const manyUsers = await compare(bench, aged, fresh);
+    bench.log(`  ${target}: ${manyUsers.share.toFixed(2)} with ${text(knownUsers)} known users`);
+    await runJob(agedServer, {
       kind: 'fill',
-      routes: pairs(users),
+      routes: pairs(aged.users),
       window: WINDOW,
       messagesPerRoute: Math.ceil(storedMessages / USERS),
       online: true,
       idsPerReceipt: MAX_IDS_PER_RECEIPT,
     });
-    const fullStore = await repeat(bench, server, users);
-    all.set(target, { fresh, manyUsers, fullStore });
-    bench.log(
-      `  ${target}: ${[fresh, manyUsers, fullStore].map((each) => Math.round(rate(each))).join(', ')} per CPU s`,
-    );
+    const fullStore = await compare(bench, aged, fresh);
+    bench.log(`  ${target}: ${fullStore.share.toFixed(2)} after ${text(storedMessages)} more messages`);
+    all.set(target, { manyUsers, fullStore });
   }
   const rows = [
     row(`cost per message with ${text(knownUsers)} known users, of that with ${USERS}`, all, 'manyUsers'),
-    row(`cost per message after ${text(storedMessages)} more messages, of that when new`, all, 'fullStore'),
+    row(`cost per message after ${text(storedMessages)} more messages, of that of a new server`, all, 'fullStore'),
   ];
   return { rows, raw: [...all] };
 }
 
-async function repeat(bench: Bench, server: Server, users: Account[]): Promise<TrafficResult[]> {
-  const results: TrafficResult[] = [];
+async function compare(bench: Bench, aged: Side, fresh: Side): Promise<Growth> {
+  const results = new Map<Side, TrafficResult[]>([
+    [aged, []],
+    [fresh, []],
+  ]);
   for (let round = 0; round < bench.scale.rounds; round++) {
-    results.push(await steadyTraffic(bench, server, pairs(users)));
+    for (const [{ server, users }, measured] of results)
+      measured.push(await steadyTraffic(bench, server, pairs(users)));
   }
-  return results;
+  return {
+    share: rate(results.get(fresh)) / rate(results.get(aged)),
+    aged: results.get(aged) ?? [],
+    fresh: results.get(fresh) ?? [],
+  };
 }
 
 /** Makes more users, each with one message waiting. */
-async function acquaint(server: Server, senders: Account[], count: number): Promise<void> {
+async function acquaint({ server, users: senders }: Side, count: number): Promise<void> {
   const strangers = await server.createUsers(count);
   await runJob(server, {
     kind: 'fill',
@@ -74,15 +95,15 @@ async function acquaint(server: Server, senders: Account[], count: number): Prom
   });
 }
 
-function row(measure: string, all: Map<TargetName, Costs>, later: 'manyUsers' | 'fullStore'): Row {
+function row(measure: string, all: Map<TargetName, Costs>, stage: keyof Costs): Row {
   const values = Object.fromEntries(
-    Array.from(all, ([target, costs]) => [target, rate(costs.fresh) / rate(costs[later])]),
+    Array.from(all, ([target, costs]) => [target, costs[stage].share]),
   ) as Row['values'];
   const goal = { text: 'at most 1.25', reached: (values.mesh ?? 0) <= 1 + TOLERANCE };
   return { measure, unit: 'share', values, ...(values.mesh !== undefined && { goal }) };
 }
 
-function rate(results: TrafficResult[]): number {
+function rate(results: TrafficResult[] = []): number {
   return median(results.map(deliveredPerCpuSecond));
 }
 
