@@ -181,7 +181,10 @@ export class SessionTable implements RouterListener {
 
   /** Hands a message to the router that accepts for its sender. */
   submit(submit: Submit, answer: SubmitAnswer): void {
-    const router = this.#routerOf(submit.senderId);
+    this.#submit(this.#routerOf(submit.senderId), submit, answer);
+  }
+
+  #submit(router: RouterStream | undefined, submit: Submit, answer: SubmitAnswer): void {
     if (router) router.submit(submit, answer);
     else answer(new MeshError('unavailable', 'not accepted: no router can be reached, send again'));
   }
@@ -250,7 +253,8 @@ export class SessionTable implements RouterListener {
       stream.attachResult(number, false);
       return;
     }
-    // The last attach wins.
+    // The last attach wins; the owner before must not go on as if it had the session.
+    if (session.owner && session.owner !== stream) session.owner.attachResult(number, false);
     session.owner = stream;
     const { kept } = session;
     session.kept = undefined;
@@ -324,7 +328,10 @@ export class SessionTable implements RouterListener {
       this.#pause(session);
     }
     if (++session.unanswered >= MAX_UNANSWERED) this.#pause(session);
-    this.submit(submitOf(action, session.deviceId), (result) => {
+    // What is on its way through one router must not be overtaken through another.
+    const router = session.unanswered > 1 && session.via?.connected ? session.via : this.#routerOf(session.userId);
+    session.via = router;
+    this.#submit(router, submitOf(action, session.deviceId), (result) => {
       this.#inFlight--;
       session.unanswered--;
       if (session.closed) return;

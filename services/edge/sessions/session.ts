@@ -55,6 +55,8 @@ export class Session {
   lastHeardAtMs: number;
   /** Submits without an answer. */
   unanswered = 0;
+  /** The router that took the last submit. */
+  via: RouterStream | undefined;
   paused = false;
   /** Not read because this edge has too much in flight. */
   held = false;
