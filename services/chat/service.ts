@@ -180,6 +180,8 @@ export class ChatService implements Service {
     // Edges keep their streams for as long as they may: nothing else would end these calls before the deadline.
     this.owner.endLinks();
     await draining;
+    // What sessions had not confirmed has gone to the inboxes.
+    await this.owner.settled();
   }
 
   [Symbol.asyncDispose](): Promise<void> {

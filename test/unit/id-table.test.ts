@@ -68,21 +68,29 @@ describe('ids of late', () => {
   test('tell a second copy from the first one handled again', () => {
     const recent = new RecentIds(100);
     const [id] = IDS as [string];
-    expect(recent.seenElsewhere(id, '0000000000001')).toBe(false);
-    expect(recent.seenElsewhere(id, '0000000000001')).toBe(false);
-    expect(recent.seenElsewhere(id, '0000000000002')).toBe(true);
+    expect(recent.seenBefore(id, '0000000000001')).toBe(false);
+    expect(recent.seenBefore(id, '0000000000001')).toBe(false);
+    expect(recent.seenBefore(id, '0000000000002')).toBe(true);
+  });
+
+  test('keep the earlier of two copies, whichever comes first', () => {
+    const recent = new RecentIds(100);
+    const [id] = IDS as [string];
+    expect(recent.seenBefore(id, '0000000000002')).toBe(false);
+    expect(recent.seenBefore(id, '0000000000001')).toBe(false);
+    expect(recent.seenBefore(id, '0000000000002')).toBe(true);
   });
 
   test('are remembered for at least half of the capacity, and forgotten after all of it', () => {
     const recent = new RecentIds(100);
     const [id] = IDS as [string];
     const others = (count: number) => {
-      for (let i = 0; i < count; i++) recent.seenElsewhere(randomUUID(), '1');
+      for (let i = 0; i < count; i++) recent.seenBefore(randomUUID(), '1');
     };
-    recent.seenElsewhere(id, '1');
+    recent.seenBefore(id, '1');
     others(50);
-    expect(recent.seenElsewhere(id, '2')).toBe(true);
+    expect(recent.seenBefore(id, '2')).toBe(true);
     others(100);
-    expect(recent.seenElsewhere(id, '2')).toBe(false);
+    expect(recent.seenBefore(id, '2')).toBe(false);
   });
 });

@@ -1,40 +1,52 @@
 import { IdTable } from './id-table.js';
 
-/** Remembers where the latest ids were seen first. Whole generations are forgotten, the older half at a time. */
+/** Remembers where the latest ids stand first. Whole generations are forgotten, the older half at a time. */
 export class RecentIds {
   readonly #half: number;
-  #young = new IdTable();
-  #old = new IdTable();
+  #young = new Generation();
+  #old = new Generation();
 
   /** @param capacity how many ids are remembered at the most. */
   constructor(capacity: number) {
     this.#half = capacity / 2;
   }
 
-  /** True when the id was seen at another position of late; else the position is remembered. */
-  seenElsewhere(id: string, position: string): boolean {
-    const mark = markOf(position);
-    const earlier = this.#young.get(id) ?? this.#old.get(id);
-    if (earlier !== undefined) return earlier !== mark;
+  /** True when the id was seen at an earlier position of late; else the position is remembered as its first. */
+  seenBefore(id: string, position: string): boolean {
+    const known = this.#young.get(id) ?? this.#old.get(id);
+    if (known !== undefined && known <= position) return known < position;
     if (this.#young.size >= this.#half) {
       const forgotten = this.#old;
       forgotten.clear();
       this.#old = this.#young;
       this.#young = forgotten;
     }
-    this.#young.set(id, mark);
+    this.#young.set(id, position);
     return false;
   }
 }
 
-/** 53 bits that stand for a position: two of one id that share them are not to be expected. */
-function markOf(position: string): number {
-  let low = 0x811c9dc5;
-  let high = 0x01000193;
-  for (let i = 0; i < position.length; i++) {
-    const code = position.charCodeAt(i);
-    low = Math.imul(low ^ code, 0x01000193);
-    high = Math.imul(high ^ code, 0x85ebca6b);
+class Generation {
+  /** Indexes of {@link #positions}. */
+  readonly #ids = new IdTable();
+  #positions: string[] = [];
+
+  get size(): number {
+    return this.#positions.length;
   }
-  return (low >>> 0) + ((high >>> 11) & 0x1fffff) * 2 ** 32;
+
+  get(id: string): string | undefined {
+    const index = this.#ids.get(id);
+    return index === undefined ? undefined : this.#positions[index];
+  }
+
+  set(id: string, position: string): void {
+    this.#ids.set(id, this.#positions.length);
+    this.#positions.push(position);
+  }
+
+  clear(): void {
+    this.#ids.clear();
+    this.#positions = [];
+  }
 }

@@ -85,6 +85,12 @@ export class Ledger {
     return new Promise((resolve) => this.#barriers.push(resolve));
   }
 
+  /** Resolves when everything handed in so far is written. */
+  async settled(): Promise<void> {
+    while (this.#appending || this.#confirming || this.#acknowledging)
+      await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+
   /** Lets the log forget a record: everything about it is durable elsewhere. */
   acknowledge(record: LogRecord): void {
     this.#handled.push(record);

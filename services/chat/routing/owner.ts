@@ -140,12 +140,15 @@ export class Owner {
 
   /** Resolves when what was decided so far is durable. */
   async settled(): Promise<void> {
-    await this.#ledger.barrier();
+    await this.#ledger.settled();
   }
 
   /** An edge has connected. */
   addLink(link: EdgeLink): void {
     this.#links.set(link.edgeId, link);
+    // Users whose keys came here before this edge did: the edge does not open sessions again that have another owner.
+    for (const recipient of this.#recipients.values())
+      void recipient.locate().catch((error) => this.drainFailed(error));
   }
 
   /** An edge is gone, and its sessions with it. */
@@ -237,9 +240,12 @@ export class Owner {
     if (tracked.message) this.onTransmitted(tracked.message);
   }
 
-  /** True when another copy of the event was handled of late. */
+  /**
+   * True when an earlier copy of the message or receipt was here of late. Of two copies every owner keeps the same one, the
+   * earlier: where keys come back to an owner, the one between must not have dropped what this one relies on.
+   */
   seen(id: string, copy: boolean, position: Position): boolean {
-    return (copy ? this.#seenCopies : this.#seen).seenElsewhere(id, position);
+    return (copy ? this.#seenCopies : this.#seen).seenBefore(id, position);
   }
 
   /** A recipient may have become idle. */
@@ -307,8 +313,14 @@ export class Owner {
     for (const record of records) {
       const { userId } = record.event;
       let recipient = this.#recipients.get(userId);
+      if (recipient && recipient.tenure !== record.tenure) {
+        // Another owner has had the user in between: what is known here of inbox and sessions is out of date.
+        recipient.abandon();
+        this.#idle.delete(recipient);
+        recipient = undefined;
+      }
       if (!recipient) {
-        recipient = new Recipient(this, userId);
+        recipient = new Recipient(this, userId, record.tenure);
         this.#recipients.set(userId, recipient);
         void this.#load(recipient);
       } else this.#idle.delete(recipient);
@@ -334,7 +346,7 @@ export class Owner {
       if (this.#stop.signal.aborted) return;
       // Its records stay on the log: a restart, or the key's next owner, begins afresh.
       this.#deps.logger.error({ err: error }, 'a recipient could not be loaded');
-      this.#recipients.delete(recipient.userId);
+      if (this.#recipients.get(recipient.userId) === recipient) this.#recipients.delete(recipient.userId);
     }
   }
 
@@ -346,7 +358,8 @@ export class Owner {
     for (const recipient of this.#idle) {
       if (recipient.idleSinceMs > nowMs - FORGET_IDLE_MS) break;
       this.#idle.delete(recipient);
-      if (recipient.idle) this.#recipients.delete(recipient.userId);
+      if (recipient.idle && this.#recipients.get(recipient.userId) === recipient)
+        this.#recipients.delete(recipient.userId);
     }
   }
 

@@ -32,9 +32,17 @@ export class Recipient {
   #waiting: LogRecord[] = [];
   #busy = true;
   #exists = true;
+  #abandoned = false;
+  /** Asked to {@link locate} while a step was on its way. */
+  #toLocate = false;
   #late: Promise<unknown> = Promise.resolve();
 
-  constructor(owner: Owner, userId: string) {
+  /** @param tenure of the records that this actor handles: it ends when the user's key goes to another owner. */
+  constructor(
+    owner: Owner,
+    userId: string,
+    readonly tenure: number,
+  ) {
     this.#owner = owner;
     this.userId = userId;
   }
@@ -62,6 +70,26 @@ export class Recipient {
     }
     this.#busy = false;
     this.#advance();
+  }
+
+  /** Attaches sessions that presence knows of and this actor does not: their edge had no stream to this router before. */
+  async locate(): Promise<void> {
+    this.#toLocate = this.#busy;
+    if (this.#busy || !this.#exists) return;
+    const { sessions } = await this.#owner.lookUp(this.userId);
+    for (const { link, deviceId, number } of sessions) {
+      const device = this.devices.get(deviceId);
+      if (device && !device.session && !this.#abandoned) this.#attach(device, link, number, undefined, true);
+    }
+  }
+
+  /** The user has been another owner's: lets go of the sessions without ending them. Everything unconfirmed is stored. */
+  abandon(): void {
+    this.#abandoned = true;
+    for (const device of this.devices.values()) {
+      const { session } = device;
+      if (session) this.detach(device, session.link, session.number);
+    }
   }
 
   /** Takes the next record of the user's stream. */
@@ -192,6 +220,7 @@ export class Recipient {
       const waiting = this.#step(record);
       if (waiting) this.#hold(record, waiting);
     }
+    if (this.#toLocate && !this.#busy) void this.locate().catch((error) => this.#owner.drainFailed(error));
     if (this.#waiting.length === 0) this.#owner.idle(this);
   }
 
@@ -398,7 +427,7 @@ export class Recipient {
           const id = confirmableId(event) as string;
           device.cursor = row.position;
           if (device.window.has(id)) return;
-          // A receipt whose other copy was here since the start is that copy's to bring: a restart publishes it again.
+          // A restart publishes receipts again; where an earlier copy was here too, it is enough.
           const elsewhere = !message && this.#owner.seen(id, false, row.position);
           if (elsewhere || (!message && device.ackedEarly.delete(id))) {
             confirmed.push(row.position);

@@ -49,6 +49,8 @@ interface Slot {
   owner: Consumer | undefined;
   /** Who gets the slot when the present owner has acknowledged everything of it; until then nothing of it is handed out. */
   next: Consumer | undefined;
+  /** How often the slot has been given to another consumer. */
+  tenure: number;
   /** Records that the owner holds. */
   owned: number;
   /** The first entry of which something waits for `next`; NONE when nothing does. */
@@ -88,6 +90,7 @@ export class LmdbMessageLog implements MessageLog {
   readonly #slots: Slot[] = Array.from({ length: SLOTS }, () => ({
     owner: undefined,
     next: undefined,
+    tenure: 0,
     owned: 0,
     waiting: NONE,
   }));
@@ -321,7 +324,8 @@ export class LmdbMessageLog implements MessageLog {
       }
       const mayRepeat = sequence < this.#repeatsBelow;
       const position = positions?.[index] ?? positionOf(sequence);
-      const record: Outstanding = { position, event, payload, mayRepeat, index, slot, entry, consumer };
+      const { tenure } = slot;
+      const record: Outstanding = { position, event, payload, mayRepeat, tenure, index, slot, entry, consumer };
       records[index] = record;
       if (sequence >= this.#handedOut) this.#handedOut = sequence + 1;
       slot.owned++;
@@ -422,6 +426,7 @@ export class LmdbMessageLog implements MessageLog {
 
   /** A slot belongs to `owner` from now on, and what waited for that is due. */
   #give(slot: Slot, owner: Consumer | undefined): void {
+    if (slot.owner !== owner) slot.tenure++;
     slot.owner = owner;
     slot.next = undefined;
     this.#rewind(slot.waiting);

@@ -16,6 +16,8 @@ export interface LogRecord {
    * from another consumer. False proves that it is handed out for the first time.
    */
   readonly mayRepeat: boolean;
+  /** Another number than that of the key's record before, if the key has been another consumer's in between. */
+  readonly tenure: number;
 }
 
 /** A member of the group of consumers that share the log. */
