@@ -231,6 +231,79 @@ describe('GET /connect', () => {
       await a.frame((f) => f.deduplicated, 'the deduplicated answer');
     });
 
+    test('the answer, the message and the receipt have the fields of the contract, and no others', async () => {
+      const { a, b, ada: from, bob: to } = await pair();
+      const id = a.message(to, 'hello');
+      const accepted = await a.answer(id);
+      const time = expect.stringMatching(/^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$/);
+      const uuid = expect.stringMatching(/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/);
+      expect(accepted).toEqual({ status: 'sent', timestamp: time, client_message_id: id, server_message_id: uuid });
+      const { server_message_id, timestamp } = accepted;
+      const message = await b.frame((f) => f.content);
+      expect(message).toEqual({ sender_id: from.userId, content: 'hello', timestamp, server_message_id });
+      // One id may be given alone.
+      b.send({ status: 'read', server_message_id, timestamp: new Date().toISOString() });
+      const receipt = { status: 'read', timestamp: time, server_message_id, client_message_id: id, event_id: uuid };
+      expect(await a.frame((f) => f.status === 'read')).toEqual(receipt);
+    });
+
+    test.each([
+      ['257 ids in a receipt', { status: 'read', server_message_ids: Array.from({ length: 257 }, () => randomUUID()) }],
+      ['no ids in a receipt', { status: 'read', server_message_ids: [] }],
+      ['one id and several', { status: 'read', server_message_id: randomUUID(), server_message_ids: [randomUUID()] }],
+      ['a receipt of sent', { status: 'sent', server_message_id: randomUUID() }],
+      ['257 acks', { ack: Array.from({ length: 257 }, () => randomUUID()) }],
+      ['an ack that is no list', { ack: randomUUID() }],
+      ['auth without a token', { auth: {} }],
+      ['501 presence subscriptions', { presence: { subscribe: Array.from({ length: 501 }, () => randomUUID()) } }],
+      ['typing to nobody', { typing: { active: true } }],
+      ['typing that is neither on nor off', { typing: { receiver_id: randomUUID(), active: 'yes' } }],
+    ])('%s is invalid_argument and the socket stays open', async (_what, frame) => {
+      const { a, bob: to } = await pair();
+      a.send(frame);
+      expect((await a.frame((f) => f.error)).error.code).toBe('invalid_argument');
+      await a.answer(a.message(to, 'still open'));
+    });
+
+    test('256 ids in a receipt and 256 acks are taken', async () => {
+      const { a, bob: to } = await pair();
+      const ids = Array.from({ length: 256 }, () => randomUUID());
+      a.send({ ack: ids });
+      a.confirm('delivered', ...ids);
+      expect((await a.frame((f) => f.error)).error.code).toBe('not_found');
+      await a.answer(a.message(to, 'still open'));
+      expect(a.frames.filter((f) => f.error)).toHaveLength(1);
+    });
+
+    test('a frame of 64 KiB is taken, one byte more is 1009', async () => {
+      const { a, ada: from, bob: to } = await pair();
+      const frame = (bytes: number) => {
+        const base = { sender_id: from.userId, receiver_id: to.userId, content: 'x', client_message_id: randomUUID() };
+        const rest = bytes - JSON.stringify({ ...base, padding: '' }).length;
+        return { ...base, padding: 'x'.repeat(rest) };
+      };
+      const fits = frame(64 * 1024);
+      a.send(fits);
+      expect((await a.answer(fits.client_message_id)).status).toBe('sent');
+      a.send(frame(64 * 1024 + 1));
+      expect(await a.closed()).toBe(1009);
+    });
+
+    test('groups, presence and typing are unimplemented; a token that does not verify is unauthenticated', async () => {
+      const { a, ada: from, bob: to } = await pair();
+      const id = randomUUID();
+      a.send({ sender_id: from.userId, group_id: randomUUID(), content: 'x', client_message_id: id });
+      expect((await a.answer(id)).error.code).toBe('unimplemented');
+      a.send({ presence: { subscribe: [to.userId] } });
+      a.send({ typing: { receiver_id: to.userId, active: true } });
+      await until(() => a.frames.filter((f) => f.error?.code === 'unimplemented').length === 3, {
+        what: 'three answers',
+      });
+      a.send({ auth: { token: 'nonsense' } });
+      await a.frame((f) => f.error?.code === 'unauthenticated');
+      await a.answer(a.message(to, 'still open'));
+    });
+
     test('unknown fields are ignored', async () => {
       const { a, bob: to, ada: from } = await pair();
       const id = randomUUID();
