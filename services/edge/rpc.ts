@@ -40,7 +40,8 @@ export function routes(router: ConnectRouter, deps: RpcDeps): void {
     async *connect(requests, context) {
       const { session, sink } = await open(deps, context);
       void readFrames(deps, session, sink, requests).catch((error) =>
-        sessions.close(session, 1008, toMeshError(error).message),
+        // What cannot be decoded is told in the library's words: it is the client's fault, not an internal error.
+        sessions.close(session, 1008, error instanceof ConnectError ? error.rawMessage : toMeshError(error).message),
       );
       for await (const frame of serve(deps, session, sink, context)) yield { frame };
     },

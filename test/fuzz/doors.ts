@@ -156,8 +156,12 @@ export function checkGrpc({ headers, text, ended }: H2Answer): void {
 /** @throws when a stream of Connect's own protocol has ended by another code than the contract's. */
 export function checkConnectStream({ headers, text, ended }: H2Answer): void {
   if (!ended || headers[':status'] !== 200) return;
-  const { code, message = '' } = JSON.parse(/"error":(\{[^}]*\})/.exec(text)?.[1] ?? '{}');
-  if (code === undefined || CODES.has(code) || (code === 'internal' && BROKEN_FRAMING.test(message))) return;
+  // The envelope that ends the stream is the last, and this is how its JSON begins.
+  const at = text.lastIndexOf('{"error":{"code"');
+  const end = at < 0 ? '{}' : Buffer.from(text.slice(at), 'latin1').toString('utf8');
+  const { code, message = '' } = JSON.parse(end).error ?? {};
+  const known = code === undefined || CODES.has(code) || (code === 'internal' && BROKEN_FRAMING.test(message));
+  if (known && message !== 'internal error') return;
   throw new Error(`ended by ${text}`);
 }
 
