@@ -207,20 +207,21 @@ export class LmdbMessageLog implements MessageLog {
 
   #openGroup(): Group {
     const group: Group = { first: this.#next, payloads: [], events: [], positions: [], done: Promise.resolve() };
-    group.done = this.#environment
-      .write(() => {
-        this.#group = undefined;
-        void this.#entries.put(group.first, entryOf(group.payloads));
-        void this.#meta.put(META_NEXT, this.#next);
-      })
-      .then(
-        () => this.#stored(group),
-        (error) => {
-          if (this.#group === group) this.#group = undefined;
-          this.#writable = false;
-          throw error;
-        },
-      );
+    const write = this.#environment.write(() => {
+      this.#group = undefined;
+      void this.#entries.put(group.first, entryOf(group.payloads));
+      void this.#meta.put(META_NEXT, this.#next);
+      // What is done with goes with what is new: a group commit of its own would cost as much as one that carries something.
+      if (this.#whole.length > 0) this.#removeWhole(write);
+    });
+    group.done = write.then(
+      () => this.#stored(group),
+      (error) => {
+        if (this.#group === group) this.#group = undefined;
+        this.#writable = false;
+        throw error;
+      },
+    );
     return group;
   }
 
@@ -361,7 +362,7 @@ export class LmdbMessageLog implements MessageLog {
       slot.owned--;
       if (slot.next && slot.owned === 0) this.#give(slot, slot.next);
     }
-    this.#removeWhole();
+    if (this.#whole.length > 0) this.#writeAcksLater();
     this.#dispatchSoon();
   }
 
@@ -380,15 +381,15 @@ export class LmdbMessageLog implements MessageLog {
   #writeAcks(): Promise<void> {
     clearTimeout(this.#ackTimer);
     this.#ackTimer = undefined;
-    this.#removeWhole();
     const dirty = this.#dirty;
     this.#dirty = [];
-    if (dirty.length === 0) return this.#acksWritten;
+    if (dirty.length === 0 && this.#whole.length === 0) return this.#acksWritten;
     for (const entry of dirty) entry.dirty = false;
     const write = this.#environment.write(() => {
       for (const entry of dirty) {
         if (this.#live.has(entry.first)) void this.#acks.put(entry.first, acknowledgedOf(entry));
       }
+      this.#removeWhole(write);
     });
     write.catch(() => {
       for (const entry of dirty) if (this.#live.has(entry.first)) this.#markDirty(entry);
@@ -397,16 +398,14 @@ export class LmdbMessageLog implements MessageLog {
     return write;
   }
 
-  #removeWhole(): void {
-    if (this.#whole.length === 0) return;
+  /** Removes, as a part of `write`, entries that are acknowledged as a whole. */
+  #removeWhole(write: Promise<void>): void {
     const whole = this.#whole;
     this.#whole = [];
-    const write = this.#environment.write(() => {
-      for (const first of whole) {
-        void this.#entries.remove(first);
-        void this.#acks.remove(first);
-      }
-    });
+    for (const first of whole) {
+      void this.#entries.remove(first);
+      void this.#acks.remove(first);
+    }
     this.#acksWritten = write;
     write.catch(() => {
       this.#whole.push(...whole);

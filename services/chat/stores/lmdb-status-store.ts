@@ -27,6 +27,8 @@ interface Batch {
   readonly number: number;
   readonly rows: Row[];
   readonly replaced: Place[];
+  /** Batches that this one's commit removes. */
+  removed: readonly number[];
   done: Promise<void>;
 }
 
@@ -51,6 +53,8 @@ export class LmdbStatusStore implements StatusStore {
   #mergeRuns = false;
   /** Records of a batch that have no newer version; batches that were there at start are not counted. */
   readonly #liveIn = new Map<number, number>();
+  /** Batches of which every record has a newer version; they go with the next commit. */
+  #dead: number[] = [];
   /** Ids that the index does not know. */
   readonly #absent = new IdTable();
   #nextBatch: number;
@@ -174,7 +178,7 @@ export class LmdbStatusStore implements StatusStore {
   #put(id: string, row: Row): Promise<void> {
     let batch = this.#open;
     if (!batch || batch.rows.length === MAX_ROWS) {
-      const opened: Batch = { number: this.#nextBatch++, rows: [], replaced: [], done: Promise.resolve() };
+      const opened: Batch = { number: this.#nextBatch++, rows: [], replaced: [], removed: [], done: Promise.resolve() };
       opened.done = this.#environment
         .write(() => this.#store(opened))
         .then(
@@ -196,6 +200,10 @@ export class LmdbStatusStore implements StatusStore {
   #store(batch: Batch): void {
     if (this.#open === batch) this.#open = undefined;
     void this.#batches.put(batch.number, batch.rows.join('\n'));
+    // What is dead goes with what is new: a group commit of its own would cost as much as one that carries something.
+    for (const number of this.#dead) void this.#batches.remove(number);
+    batch.removed = this.#dead;
+    this.#dead = [];
   }
 
   /** The versions are durable: batches that hold only older ones can go. */
@@ -203,7 +211,6 @@ export class LmdbStatusStore implements StatusStore {
     this.#unwritten.delete(batch.number);
     this.#keepAtHand(batch.number, batch.rows);
     this.#liveIn.set(batch.number, (this.#liveIn.get(batch.number) ?? 0) + batch.rows.length);
-    const dead: number[] = [];
     for (const place of batch.replaced) {
       if (place === NOWHERE) continue;
       const replaced = batchOf(place);
@@ -212,19 +219,16 @@ export class LmdbStatusStore implements StatusStore {
       if (live > 1) this.#liveIn.set(replaced, live - 1);
       else {
         this.#liveIn.delete(replaced);
-        dead.push(replaced);
+        this.#dead.push(replaced);
       }
     }
-    if (dead.length === 0) return;
-    void this.#environment.write(() => {
-      for (const number of dead) void this.#batches.remove(number);
-    });
   }
 
   /** The versions did not reach the disk: memory must not claim them. */
   #refused(batch: Batch, error: unknown): never {
     if (this.#open === batch) this.#open = undefined;
     this.#unwritten.delete(batch.number);
+    this.#dead.push(...batch.removed);
     const before = (place: Place): Place => {
       let earlier = place;
       while (earlier !== NOWHERE && batchOf(earlier) === batch.number)
