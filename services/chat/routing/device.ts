@@ -99,7 +99,7 @@ export class Device {
     return this.#settling;
   }
 
-  /** Receipts that the device acked before this router had them: the ack came from another owner's time. */
+  /** Receipts that the device acked and that the log may still hand out: acked in another owner's time, or from the inbox. */
   get ackedEarly(): Set<string> {
     this.#ackedEarly ??= new Set();
     return this.#ackedEarly;

@@ -176,10 +176,9 @@ export class Ledger {
         this.#barriers = [];
         const updates = batch.map((c) => c.update).filter((u) => u !== undefined);
         const receipts = batch.map((c) => c.receipt).filter((r) => r !== undefined);
-        await Promise.all([
-          updates.length > 0 && this.whileUnavailable(() => this.#stores.statuses.update(updates)),
-          receipts.length > 0 && this.whileUnavailable(() => this.#stores.log.publish(receipts)),
-        ]);
+        // In this order: a recorded confirmation proves that its receipt was published, so that nobody publishes it again.
+        if (receipts.length > 0) await this.whileUnavailable(() => this.#stores.log.publish(receipts));
+        if (updates.length > 0) await this.whileUnavailable(() => this.#stores.statuses.update(updates));
         for (const barrier of barriers) barrier();
         this.#settle(batch);
       }

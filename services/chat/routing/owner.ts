@@ -259,16 +259,6 @@ export class Owner {
     if (!this.#stop.signal.aborted) this.#deps.logger.error({ err: error }, 'a drain stopped');
   }
 
-  /** Publishes again what a recorded message's sender should have been told. */
-  async republish(record: StatusRecord): Promise<void> {
-    const receipt = record.readAtMs
-      ? receiptOf(record, MessageStatus.READ, record.readAtMs)
-      : record.deliveredAtMs
-        ? receiptOf(record, MessageStatus.DELIVERED, record.deliveredAtMs)
-        : undefined;
-    if (receipt) await this.whileUnavailable(() => this.#deps.log.publish([receipt]));
-  }
-
   /** Gives a message up and tells its sender. */
   async fail(record: LogRecord, code: string): Promise<void> {
     if (record.event.kind.case !== 'message' || record.event.kind.value.copy) return;

@@ -115,6 +115,8 @@ export class Recipient {
         if (device.window.size === 0) this.#owner.unconfirmed.delete(device);
         device.count(delivery, -1);
         device.settling.add(id);
+        // After a restart the log may still hand out what the inbox has brought already.
+        if (!delivery.tracked.message && !delivery.tracked.record) rememberAck(device, id);
         this.#record(delivery.tracked, device, status, atMs, delivery);
         continue;
       }
@@ -132,8 +134,7 @@ export class Recipient {
     const device = this.devices.get(deviceId);
     for (const id of ids) device?.settling.add(id);
     if (status === MessageStatus.UNSPECIFIED && device) {
-      if (device.ackedEarly.size > MAX_ACKED_EARLY) device.ackedEarly.clear();
-      for (const id of ids) device.ackedEarly.add(id);
+      for (const id of ids) rememberAck(device, id);
     }
     const done = this.#late.then(() => this.#confirmLate(deviceId, status, ids));
     this.#late = done
@@ -244,7 +245,7 @@ export class Recipient {
         this.#deliver(record, undefined);
         return undefined;
       case 'receipt':
-        // A router that restarts publishes receipts again; where the first copy was here too, it is enough.
+        // A confirmation that came twice, before and after a crash, has published its receipt twice: one is enough.
         if (this.#owner.seen(kind.value.eventId, false, record.position)) this.#owner.acknowledge(record);
         else this.#deliver(record, undefined);
         return undefined;
@@ -335,8 +336,6 @@ export class Recipient {
       this.#owner.acknowledge(record);
       return;
     }
-    // The first attempt may have died between the confirmation and its receipt; the repeat has the same event_id.
-    if (known && !message.copy) await this.#owner.republish(known);
     this.#deliver(record, known);
   }
 
@@ -427,7 +426,7 @@ export class Recipient {
           const id = confirmableId(event) as string;
           device.cursor = row.position;
           if (device.window.has(id)) return;
-          // A restart publishes receipts again; where an earlier copy was here too, it is enough.
+          // A receipt may have been published twice; where an earlier copy was here too, it is enough.
           const elsewhere = !message && this.#owner.seen(id, false, row.position);
           if (elsewhere || (!message && device.ackedEarly.delete(id))) {
             confirmed.push(row.position);
@@ -644,6 +643,11 @@ export class Recipient {
     this.#owner.acknowledge(tracked.record);
     tracked.record = undefined;
   }
+}
+
+function rememberAck({ ackedEarly }: Device, id: string): void {
+  if (ackedEarly.size > MAX_ACKED_EARLY) ackedEarly.clear();
+  ackedEarly.add(id);
 }
 
 function newDelivery(tracked: Tracked, device: Device, position: Position, counted: boolean): Delivery {
