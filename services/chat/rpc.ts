@@ -68,6 +68,7 @@ export function routerRpc({ ingress, owner, directory, log }: RpcDeps): ServiceI
         for (const session of request.closedSessions) {
           const device = edge.sessions.get(session);
           device?.recipient.detach(device, edge, session);
+          edge.release(session);
         }
         if (request.openedSessions.length > 0) {
           const events = request.openedSessions.map(({ session, userId, deviceId, reopened }) => {

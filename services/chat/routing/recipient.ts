@@ -83,12 +83,17 @@ export class Recipient {
     }
   }
 
-  /** The user has been another owner's: lets go of the sessions without ending them. Everything unconfirmed is stored. */
+  /**
+   * The user has been another owner's: nothing is sent from here any more. The edge may still hold this router for the
+   * session's owner: what it confirms comes here until the next attach, and is late.
+   */
   abandon(): void {
     this.#abandoned = true;
     for (const device of this.devices.values()) {
       const { session } = device;
-      if (session) this.detach(device, session.link, session.number);
+      if (!session) continue;
+      this.detach(device, session.link, session.number);
+      session.link.sessions.set(session.number, device);
     }
   }
 
