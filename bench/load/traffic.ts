@@ -202,15 +202,17 @@ export class Traffic implements Run {
   #broken(expected: { deliveries: boolean; receipts: boolean }): Broken {
     const { deliveries, receipts } = expected;
     const due = (flow: Flow) => (Number.isFinite(this.#limit) ? this.#limit : flow.queued);
+    // What arrives before its `sent` must not make up for what is missing elsewhere.
+    const behind = (accepted: number, seen: number) => Math.max(0, accepted - seen);
     return {
-      lost: deliveries ? this.#sum((flow) => over(flow.received, ({ seen }) => flow.accepted.seen - seen)) : 0,
+      lost: deliveries ? this.#sum((flow) => over(flow.received, ({ seen }) => behind(flow.accepted.seen, seen))) : 0,
       repeated: this.#sum((flow) => over(flow.received, ({ repeated }) => repeated)),
       // The order of `sent` frames is not promised; that of acceptance shows in arrival and timestamps.
       reordered: this.#sum((flow) => over(flow.received, ({ reordered }) => reordered)),
       backdated: this.#sum((flow) => flow.backdated),
       altered: this.#sum((flow) => flow.altered),
       unanswered: this.#sum((flow) => due(flow) - flow.accepted.seen),
-      receiptsLost: receipts ? this.#sum((flow) => flow.accepted.seen - flow.receipts.seen) : 0,
+      receiptsLost: receipts ? this.#sum((flow) => behind(flow.accepted.seen, flow.receipts.seen)) : 0,
       receiptsRepeated: this.#sum((flow) => flow.receipts.repeated),
     };
   }

@@ -36,7 +36,7 @@ export async function soak(bench: Bench): Promise<Outcome> {
   return {
     rows: [
       {
-        measure: `growth of memory at ${perSecond} messages/s over ${minutes} min, of ${Math.round(mean / 1024)} MiB`,
+        measure: `growth of memory at ${perSecond} messages/s over ${minutes.toFixed(1)} min, of ${Math.round(mean / 1024)} MiB`,
         unit: 'MiB per min',
         values: { mesh: anonymous / 1024 },
         ...(bench.scale.soakMs >= JUDGED_FROM_MS && { goal: { text: 'flat: below 5% over the run', reached } }),
