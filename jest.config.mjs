@@ -10,6 +10,6 @@ export default {
   setupFiles: ['<rootDir>/test/setup.mjs'],
   transform: {},
   injectGlobals: false,
-  testTimeout: 60_000,
+  testTimeout: 180_000,
   maxWorkers: 2,
 };

@@ -75,7 +75,7 @@ export class WireClient {
   }
 
   /** The first frame that fits, waiting for it. */
-  async frame(fits: (frame: Frame) => boolean, what = 'a frame', timeoutMs = 10_000): Promise<Frame> {
+  async frame(fits: (frame: Frame) => boolean, what = 'a frame', timeoutMs = 30_000): Promise<Frame> {
     await until(() => this.frames.some(fits), {
       timeoutMs,
       what: () => `${what}; there are: ${JSON.stringify(this.frames.slice(-20))}, close ${this.closeCode}`,
@@ -96,7 +96,7 @@ export class WireClient {
     return this.frames.filter((f) => f.content !== undefined || f.sealed !== undefined);
   }
 
-  async closed(timeoutMs = 10_000): Promise<number> {
+  async closed(timeoutMs = 30_000): Promise<number> {
     await until(() => this.closeCode !== undefined, { timeoutMs, what: 'the close' });
     return this.closeCode as number;
   }

@@ -198,7 +198,7 @@ export async function until(
   condition: () => boolean | Promise<boolean>,
   options: { timeoutMs?: number; what?: string | (() => string) } = {},
 ): Promise<void> {
-  const { timeoutMs = 15_000, what = 'the condition' } = options;
+  const { timeoutMs = 45_000, what = 'the condition' } = options;
   const end = Date.now() + timeoutMs;
   for (;;) {
     if (await condition()) return;

@@ -81,6 +81,6 @@ export function messageLogHistoryContract(name: string, engine: Engine<MessageLo
         }),
         { seed, numRuns },
       );
-    }, 300_000);
+    }, 600_000);
   });
 }

@@ -73,7 +73,7 @@ export function statusStoreHistoryContract(name: string, engine: Engine<StatusSt
       await everything();
       await reopen();
       await everything();
-    }, 120_000);
+    }, 400_000);
 
     test('any history of acceptances, updates and reopenings is what the model says', async () => {
       const seed = newSeed('history of records');
@@ -137,6 +137,6 @@ export function statusStoreHistoryContract(name: string, engine: Engine<StatusSt
         }),
         { seed, numRuns: 100 },
       );
-    }, 120_000);
+    }, 400_000);
   });
 }

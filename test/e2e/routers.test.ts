@@ -95,7 +95,7 @@ describe('ownership that moves while the session stays', () => {
     const directory = createClient(DirectoryService, { address: `${host}:${userPort}`, logger });
     ({ users } = await directory.createUsers({ contactNumber: '+15550000000', name: 'Test', count: USERS }));
     directory.close();
-  }, 120_000);
+  }, 400_000);
   afterAll(async () => {
     for (const close of closing.reverse()) await close();
   });
@@ -140,5 +140,5 @@ describe('ownership that moves while the session stays', () => {
     console.log(formatReport(report));
     expect(Object.entries(report.faults).filter(([, { count }]) => count > 0)).toEqual([]);
     expect(report.counts).toMatchObject({ sends: sent, accepted: sent, delivered: sent, unanswered: 0, refused: 0 });
-  }, 300_000);
+  }, 600_000);
 });

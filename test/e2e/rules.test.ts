@@ -32,7 +32,7 @@ describe('the rules of the wire contract', () => {
       chat: { now: () => Date.now() + aheadMs, owner: { handlingRetryMs: 1 } },
       edge: { now: () => Date.now() + silentMs },
     });
-  }, 120_000);
+  }, 400_000);
   afterAll(async () => {
     await mesh?.[Symbol.asyncDispose]();
   });
@@ -153,7 +153,7 @@ describe('the rules of the wire contract', () => {
     } finally {
       await own[Symbol.asyncDispose]();
     }
-  }, 120_000);
+  }, 400_000);
 
   test('4408 for a connection that stays silent for 60 s, pings before it, 1013 for one that does not read', async () => {
     const { ada, bob, a } = await pair();

@@ -70,7 +70,7 @@ describe('Connect, gRPC and gRPC-Web', () => {
 
   beforeAll(async () => {
     mesh = await TestMesh.start();
-  }, 120_000);
+  }, 400_000);
   afterAll(async () => {
     for (const stream of streams) stream.close();
     await mesh?.[Symbol.asyncDispose]();

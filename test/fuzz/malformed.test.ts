@@ -44,7 +44,7 @@ describe(`malformed input (FUZZ_SEED=${SEED})`, () => {
     [ada, bob, ...eves] = (await mesh.users(2 + HANDS)) as [TestUser, TestUser, ...TestUser[]];
     eve = eves[0] as TestUser;
     pid = mesh.process('edge').pid;
-  }, 120_000);
+  }, 400_000);
   afterAll(async () => {
     console.log(`${cases} cases`);
     await mesh?.[Symbol.asyncDispose]();
