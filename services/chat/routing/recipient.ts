@@ -360,6 +360,8 @@ export class Recipient {
       if (message?.copy && device.id === message.senderDeviceId) continue;
       if (!message && device.ackedEarly.delete(id)) continue;
       if (known?.devices.includes(deviceMark(message?.copy ?? false, device.id))) continue;
+      // The inbox has brought it already: a second delivery would take the first one's place in the window for good.
+      if (device.window.has(id) || device.settling.has(id)) continue;
       tracked.open++;
       if (device.state === 'live' && device.hasRoom(message !== undefined))
         this.#transmit(device, tracked, record.position, 'none', true);
