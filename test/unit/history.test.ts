@@ -435,6 +435,17 @@ describe('each fault', () => {
         history.device('grace', 'grace-2');
       },
     ],
+    [
+      'a receipt again with the answer to a repeat whose first answer was lost',
+      () => {
+        ada.sending('c1', ['grace'], 'text 1');
+        deliver(1);
+        finish(1);
+        ada.sending('c1', ['grace'], 'text 1');
+        ada.accepted('c1', 's1', at(1), true);
+        ada.receipt('delivered', 'e1', 's1', 'c1');
+      },
+    ],
   ];
 
   test.each(allowed)('%s is no fault', (_name, act) => {

@@ -191,6 +191,8 @@ export class Line {
       return;
     }
     const { senderId, content, timestamp: seen } = message;
+    // The first answer was lost: to this one belongs the status that stands, too.
+    if (deduplicated) message.deduplicatedTick = tick;
     message.send = send;
     message.timestamp = timestamp;
     if (senderId !== undefined) this.#compare(message, senderId, content ?? '', seen ?? '');
