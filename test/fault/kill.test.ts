@@ -50,7 +50,8 @@ describe(`processes killed at random moments under load (FAULT_SEED=${seed})`, (
       `; ms until messages flowed again: ${backMs.join(', ')}; this process lagged up to ${Math.round(lag.max / 1e6)} ms`;
     await traffic('traffic');
     for (const victim of victims) {
-      await sleep(random() * 1000);
+      // One fault at a time: what was confirmed while a router was away has taken effect a second after its return.
+      await sleep(EFFECT_MS + random() * 1000);
       if (running.process(victim).services.includes('edge')) history.killing();
       await running.process(victim).end('SIGKILL');
       const killedMs = performance.now();
