@@ -1,6 +1,6 @@
 import { SessionService } from '@chatmesh/gen/presence/v1/session';
 import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
-import { createClient, type Logger } from '@chatmesh/mesh';
+import { Batcher, createClient, type Logger } from '@chatmesh/mesh';
 import type { DirectoryClient, DirectoryUser } from './directory.js';
 import type { LocatedSession, SessionFinder } from './owner.js';
 
@@ -34,45 +34,31 @@ export class GrpcDirectory implements DirectoryClient {
   }
 }
 
-/** Presence over gRPC; questions of one turn of the event loop become one request. */
+/** Presence over gRPC; questions that come together become one request. */
 export class GrpcSessions implements SessionFinder {
   readonly #client;
-  #wanted = new Map<string, { resolve: (s: LocatedSession[]) => void; reject: (e: unknown) => void }>();
+  readonly #questions = new Batcher((userIds: readonly string[]) => this.#ask(userIds), { maxKeys: MAX_PER_REQUEST });
 
   constructor(options: { address: string; logger: Logger }) {
     this.#client = createClient(SessionService, options);
   }
 
   sessions(userId: string): Promise<LocatedSession[]> {
-    return new Promise((resolve, reject) => {
-      if (this.#wanted.size === 0) setImmediate(() => this.#ask());
-      this.#wanted.set(userId, { resolve, reject });
-    });
+    return this.#questions.get(userId);
   }
 
   close(): void {
     this.#client.close();
   }
 
-  #ask(): void {
-    const wanted = this.#wanted;
-    this.#wanted = new Map();
-    const ids = [...wanted.keys()];
-    for (let at = 0; at < ids.length; at += MAX_PER_REQUEST) {
-      const part = ids.slice(at, at + MAX_PER_REQUEST);
-      this.#client.listSessions({ userIds: part }, { deadlineMs: PRESENCE_DEADLINE_MS }).then(
-        ({ sessions }) => {
-          const found = new Map<string, LocatedSession[]>(part.map((id) => [id, []]));
-          for (const { session, edgeId } of sessions) {
-            if (session)
-              found.get(session.userId)?.push({ edgeId, session: session.session, deviceId: session.deviceId });
-          }
-          for (const [id, located] of found) wanted.get(id)?.resolve(located);
-        },
-        (error) => {
-          for (const id of part) wanted.get(id)?.reject(error);
-        },
-      );
+  /** The sessions of each user, in the order asked; a user may be asked for twice. */
+  async #ask(userIds: readonly string[]): Promise<LocatedSession[][]> {
+    const found = new Map<string, LocatedSession[]>(userIds.map((id) => [id, []]));
+    const request = { userIds: [...found.keys()] };
+    const { sessions } = await this.#client.listSessions(request, { deadlineMs: PRESENCE_DEADLINE_MS });
+    for (const { session, edgeId } of sessions) {
+      if (session) found.get(session.userId)?.push({ edgeId, session: session.session, deviceId: session.deviceId });
     }
+    return userIds.map((id) => found.get(id) ?? []);
   }
 }
