@@ -10,7 +10,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { type Database, open, type RootDatabase } from 'lmdb';
+import { type Database, open, type RootDatabase, type RootDatabaseOptionsWithPath } from 'lmdb';
 import { MeshError } from './errors.js';
 import { findDamage } from './lmdb-check.js';
 
@@ -26,6 +26,7 @@ const FORMAT = 'chatmesh lmdb 1\n';
  * also what an operator needs to start the process again.
  */
 const RESERVE_BYTES = 16 * 1024 * 1024;
+const NO_KEY = Buffer.from([0xff]);
 
 /**
  * One LMDB environment with group commit: everything handed to {@link write} while a flush is on its way to the disk
@@ -93,7 +94,9 @@ export class LmdbEnvironment implements AsyncDisposable {
         overlappingSync: false,
         // Groups are made here; lmdb's own would leave promises that nobody waits for when a commit fails.
         eventTurnBatching: false,
-      });
+        // See {@link LmdbEnvironment.#startNow}.
+        txnStartThreshold: 1,
+      } as RootDatabaseOptionsWithPath);
     } catch (cause) {
       if (cause instanceof MeshError) throw cause;
       throw damaged(`cannot be read (${(cause as Error).message})`, cause);
@@ -152,6 +155,15 @@ export class LmdbEnvironment implements AsyncDisposable {
     await this.#root.close();
   }
 
+  /**
+   * lmdb wakes its writing thread in the next turn of the event loop, a millisecond later under load, or when more than
+   * `txnStartThreshold` writes wait: so one more is added, of a key that nobody uses.
+   */
+  #startNow(): void {
+    // It fails with the group, of which it is a part.
+    (this.#root.remove(NO_KEY) as Promise<boolean>).catch(() => {});
+  }
+
   #start(): void {
     this.#committing = new Promise<void>((resolve) => setImmediate(resolve)).then(() => this.#commit());
   }
@@ -163,9 +175,11 @@ export class LmdbEnvironment implements AsyncDisposable {
       try {
         const full = fullDisk(this.#directory);
         if (full) throw new Error(full);
-        await this.#root.batch(() => {
+        const written = this.#root.batch(() => {
           for (const mutate of group.mutations) mutate();
         });
+        this.#startNow();
+        await written;
         this.#commits++;
         this.#failure = undefined;
         group.resolve();

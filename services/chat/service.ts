@@ -122,7 +122,9 @@ export class ChatService implements Service {
       const environment = LmdbEnvironment.open(directoryPath);
       close.push(() => environment[Symbol.asyncDispose]());
       // What a test hands in is the test's to close.
-      const log = overrides.log ?? disposing(close, LmdbMessageLog.open(environment, 'log'));
+      const log =
+        overrides.log ??
+        disposing(close, LmdbMessageLog.open(environment, 'log', { recordsTogether: !overrides.statuses }));
       const deadLetters = overrides.deadLetters ?? disposing(close, LmdbMessageLog.open(environment, 'dead'));
       const directory =
         overrides.directory ?? closing(close, new GrpcDirectory({ address: config.userAddress, logger: deps.logger }));

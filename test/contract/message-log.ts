@@ -54,6 +54,16 @@ export function messageLogContract(name: string, engine: Engine<MessageLog>): vo
         await consumer.close();
       });
 
+      test('a publisher records once, with the positions that publish returns', async () => {
+        const recorded: (readonly string[])[] = [];
+        const positions = await log().publish(
+          newKeys(3).map((key) => eventFor(key)),
+          (given) => void recorded.push(given),
+        );
+        expect(positions).toHaveLength(3);
+        expect(recorded).toEqual([positions]);
+      });
+
       test('nothing published is nothing handed out', async () => {
         expect(await log().publish([])).toEqual([]);
         const member = await witness.join();

@@ -185,7 +185,7 @@ export class Ingress {
     message.fingerprint = this.#fingerprint(submission);
     pending.message = message;
     pending.acceptedAtMs = acceptedAtMs;
-    if (this.#batch.length === 0) setImmediate(() => void this.#accept());
+    if (this.#batch.length === 0) queueMicrotask(() => void this.#accept());
     this.#batch.push(pending);
   }
 
@@ -203,7 +203,7 @@ export class Ingress {
     return undefined;
   }
 
-  /** Publishes what this turn has decided, then writes the records, then answers. */
+  /** Publishes what was decided together, then writes the records, then answers. */
   async #accept(): Promise<void> {
     const batch = this.#batch;
     this.#batch = [];
@@ -218,12 +218,16 @@ export class Ingress {
       originals.push(undefined);
     }
     try {
-      const positions = await this.#deps.log.publish(events);
-      const records: StatusRecord[] = [];
-      for (const [i, message] of originals.entries()) {
-        if (message) records.push(baseRecord(message, positions[i] as string) as StatusRecord);
-      }
-      await this.#deps.statuses.accept(records);
+      let recorded: Promise<void> | undefined;
+      await this.#deps.log.publish(events, (positions) => {
+        const records: StatusRecord[] = [];
+        for (const [i, message] of originals.entries()) {
+          if (message) records.push(baseRecord(message, positions[i] as string) as StatusRecord);
+        }
+        recorded = this.#deps.statuses.accept(records);
+        recorded.catch(() => {});
+      });
+      await recorded;
       for (const accepted of batch) {
         this.#finish(accepted, {
           serverMessageId: accepted.id,

@@ -68,7 +68,7 @@ export class Ledger {
     this.#appends.push(delivery);
     if (this.#appending) return;
     this.#appending = true;
-    setImmediate(() => void this.#writeAppends());
+    queueMicrotask(() => void this.#writeAppends());
   }
 
   /** Records a confirmation, publishes its receipt, then settles the delivery. */
@@ -76,7 +76,7 @@ export class Ledger {
     this.#confirmed.push(confirmed);
     if (this.#confirming) return;
     this.#confirming = true;
-    setImmediate(() => void this.#writeConfirmed());
+    queueMicrotask(() => void this.#writeConfirmed());
   }
 
   /** Resolves when every confirmation handed in so far is durable; at once when there is none. */
@@ -176,9 +176,7 @@ export class Ledger {
         this.#barriers = [];
         const updates = batch.map((c) => c.update).filter((u) => u !== undefined);
         const receipts = batch.map((c) => c.receipt).filter((r) => r !== undefined);
-        // In this order: a recorded confirmation proves that its receipt was published, so that nobody publishes it again.
-        if (receipts.length > 0) await this.whileUnavailable(() => this.#stores.log.publish(receipts));
-        if (updates.length > 0) await this.whileUnavailable(() => this.#stores.statuses.update(updates));
+        await this.#publishAndRecord(receipts, updates);
         for (const barrier of barriers) barrier();
         this.#settle(batch);
       }
@@ -187,6 +185,22 @@ export class Ledger {
     } finally {
       this.#confirming = false;
     }
+  }
+
+  /** In this order: a recorded confirmation proves that its receipt was published, so that nobody publishes it again. */
+  async #publishAndRecord(receipts: readonly LogEvent[], updates: readonly StatusUpdate[]): Promise<void> {
+    const { log, statuses } = this.#stores;
+    let recorded: Promise<void> | undefined;
+    const record = () => {
+      recorded = statuses.update(updates);
+      recorded.catch(() => {});
+    };
+    if (receipts.length > 0) await this.whileUnavailable(() => log.publish(receipts, record));
+    await this.whileUnavailable(() => {
+      const first = recorded;
+      recorded = undefined;
+      return first ?? statuses.update(updates);
+    });
   }
 
   #storedAll(deliveries: readonly Delivery[]): void {

@@ -87,6 +87,7 @@ export class LmdbMessageLog implements MessageLog {
   readonly #acks: Database<number[], number>;
   readonly #meta: Database<number, number>;
   readonly #name: string;
+  readonly #recordsTogether: boolean;
   readonly #slots: Slot[] = Array.from({ length: SLOTS }, () => ({
     owner: undefined,
     next: undefined,
@@ -122,9 +123,10 @@ export class LmdbMessageLog implements MessageLog {
   #dispatching: NodeJS.Immediate | undefined;
   #writable = true;
 
-  private constructor(environment: LmdbEnvironment, name: string) {
+  private constructor(environment: LmdbEnvironment, name: string, recordsTogether: boolean) {
     this.#environment = environment;
     this.#name = name;
+    this.#recordsTogether = recordsTogether;
     this.#entries = environment.sequence<StoredEntry>(`${name}.entries`);
     this.#acks = environment.sequence<number[]>(`${name}.acks`);
     this.#meta = environment.sequence<number>(`${name}.meta`);
@@ -147,12 +149,13 @@ export class LmdbMessageLog implements MessageLog {
   }
 
   /**
-   * Opens the topic `name` of an environment.
+   * Opens the topic `name` of an environment. `recordsTogether` is for a status store in the same environment: what
+   * publishers record then goes out with the group commit of their events.
    *
    * @throws MeshError `failed_precondition` when an entry is damaged.
    */
-  static open(environment: LmdbEnvironment, name: string): LmdbMessageLog {
-    return new LmdbMessageLog(environment, name);
+  static open(environment: LmdbEnvironment, name: string, options = { recordsTogether: false }): LmdbMessageLog {
+    return new LmdbMessageLog(environment, name, options.recordsTogether);
   }
 
   get backlog(): number {
@@ -163,7 +166,7 @@ export class LmdbMessageLog implements MessageLog {
     return this.#writable;
   }
 
-  async publish(events: readonly LogEvent[]): Promise<Position[]> {
+  async publish(events: readonly LogEvent[], record?: (positions: readonly Position[]) => void): Promise<Position[]> {
     if (events.length === 0) return [];
     // Encoded before anything is reserved: an event that cannot be must not shift the others.
     const payloads = events.map((event) => LogEventWire.encode(event));
@@ -177,7 +180,9 @@ export class LmdbMessageLog implements MessageLog {
       group.payloads.push(payloads[i] as Uint8Array);
       group.events.push(events[i] as LogEvent);
     }
+    if (this.#recordsTogether) record?.(positions);
     await group.done;
+    if (!this.#recordsTogether) record?.(positions);
     return positions;
   }
 

@@ -44,10 +44,14 @@ export interface MessageLog extends AsyncDisposable {
   /**
    * Appends events. They keep the order of the array and of the calls.
    *
+   * `record` is called once with their positions, as soon as nothing that it hands to the status store can become durable
+   * without the events: when they are durable, or, where log and store share their group commits, at once, so that both go
+   * to the disk together.
+   *
    * @returns their positions, when all of them are durable.
    * @throws MeshError `unavailable` when they could not be made durable: none of them may be taken as accepted.
    */
-  publish(events: readonly LogEvent[]): Promise<Position[]>;
+  publish(events: readonly LogEvent[], record?: (positions: readonly Position[]) => void): Promise<Position[]>;
   /**
    * Joins the group of consumers. `handle` gets records in order and must not throw; at most `maxUnacknowledged`
    * records are out at a time, the rest waits on the log.
