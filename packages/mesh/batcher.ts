@@ -5,8 +5,8 @@ interface Waiting<K, V> {
 }
 
 /**
- * Joins questions that come while the one before is being answered into one question of up to `maxKeys`, so that many
- * at once cost little more than one: after an outage every client connects again at the same time.
+ * Joins questions that come together, or while the one before is being answered, into one question of up to `maxKeys`, so
+ * that many at once cost little more than one: after an outage every client connects again at the same time.
  */
 export class Batcher<K, V> {
   readonly #ask: (keys: readonly K[]) => Promise<readonly V[]>;
@@ -25,12 +25,13 @@ export class Batcher<K, V> {
   get(key: K): Promise<V> {
     return new Promise((resolve, reject) => {
       this.#waiting.push({ key, resolve, reject });
-      if (!this.#asking) void this.#run();
+      if (this.#asking) return;
+      this.#asking = true;
+      queueMicrotask(() => void this.#run());
     });
   }
 
   async #run(): Promise<void> {
-    this.#asking = true;
     while (this.#waiting.length > 0) {
       const batch = this.#waiting.splice(0, this.#maxKeys);
       try {

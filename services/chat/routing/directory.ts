@@ -1,3 +1,5 @@
+import { Batcher } from '@chatmesh/mesh';
+
 /** What the router knows of a user. */
 export interface DirectoryUser {
   readonly userId: string;
@@ -27,18 +29,19 @@ const REFRESH_MS = 5_000;
 const MAX_AGE_MS = 60_000;
 /** An absent user may have signed up a moment ago. */
 const ABSENT_MS = 500;
+const REFRESH_ROUND_MS = 500;
 const MAX_ENTRIES = 200_000;
 const MAX_PER_REQUEST = 1000;
 
-/**
- * A cache before the directory. Questions of one turn of the event loop become one request.
- */
+/** A cache before the directory. Questions that come together become one request. */
 export class CachedDirectory {
   readonly #client: DirectoryClient;
   readonly #now: () => number;
   readonly #entries = new Map<string, CachedEntry>();
-  #wanted = new Map<string, { resolve: (u: DirectoryUser | Absent) => void; reject: (e: unknown) => void }[]>();
+  readonly #questions = new Batcher((ids: readonly string[]) => this.#ask(ids), { maxKeys: MAX_PER_REQUEST });
+  /** Users whose entries are being asked for again, and those among them that wait for the next round. */
   readonly #refreshing = new Set<string>();
+  #due: string[] = [];
 
   constructor(client: DirectoryClient, now: () => number) {
     this.#client = client;
@@ -51,23 +54,13 @@ export class CachedDirectory {
     if (!entry) return undefined;
     const age = this.#now() - entry.atMs;
     if (age > (entry.user ? MAX_AGE_MS : ABSENT_MS)) return undefined;
-    if (age > REFRESH_MS && !this.#refreshing.has(userId)) {
-      this.#refreshing.add(userId);
-      this.find(userId)
-        .catch(() => {})
-        .finally(() => this.#refreshing.delete(userId));
-    }
+    if (age > REFRESH_MS) this.#refresh(userId);
     return entry.user;
   }
 
   /** Asks the directory. @throws MeshError `unavailable` */
   find(userId: string): Promise<DirectoryUser | Absent> {
-    return new Promise((resolve, reject) => {
-      if (this.#wanted.size === 0) setImmediate(() => this.#ask());
-      const waiting = this.#wanted.get(userId);
-      if (waiting) waiting.push({ resolve, reject });
-      else this.#wanted.set(userId, [{ resolve, reject }]);
-    });
+    return this.#questions.get(userId);
   }
 
   /** A device was registered just now. */
@@ -77,26 +70,28 @@ export class CachedDirectory {
     this.#entries.set(userId, { ...entry, user: { ...entry.user, deviceIds: [...entry.user.deviceIds, deviceId] } });
   }
 
-  #ask(): void {
-    const wanted = this.#wanted;
-    this.#wanted = new Map();
-    const ids = [...wanted.keys()];
-    for (let at = 0; at < ids.length; at += MAX_PER_REQUEST) {
-      const part = ids.slice(at, at + MAX_PER_REQUEST);
-      this.#client.resolve(part).then(
-        (users) => {
-          const found = new Map(users.map((user) => [user.userId, user]));
-          for (const id of part) {
-            const user = found.get(id) ?? null;
-            this.#remember(id, user);
-            for (const waiter of wanted.get(id) ?? []) waiter.resolve(user);
-          }
-        },
-        (error) => {
-          for (const id of part) for (const waiter of wanted.get(id) ?? []) waiter.reject(error);
-        },
-      );
-    }
+  /** Nobody waits for it, so those of a while share a request. */
+  #refresh(userId: string): void {
+    if (this.#refreshing.has(userId)) return;
+    this.#refreshing.add(userId);
+    this.#due.push(userId);
+    if (this.#due.length > 1) return;
+    setTimeout(() => {
+      const due = this.#due;
+      this.#due = [];
+      for (const id of due) {
+        this.find(id)
+          .catch(() => {})
+          .finally(() => this.#refreshing.delete(id));
+      }
+    }, REFRESH_ROUND_MS).unref();
+  }
+
+  async #ask(userIds: readonly string[]): Promise<(DirectoryUser | Absent)[]> {
+    const found = new Map<string, DirectoryUser | Absent>(userIds.map((id) => [id, null]));
+    for (const user of await this.#client.resolve([...found.keys()])) found.set(user.userId, user);
+    for (const [id, user] of found) this.#remember(id, user);
+    return userIds.map((id) => found.get(id) ?? null);
   }
 
   #remember(id: string, user: DirectoryUser | Absent): void {

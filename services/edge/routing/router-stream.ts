@@ -1,4 +1,4 @@
-import type { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
+import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import {
   type RouteRequest,
   type RouteResponse,
@@ -35,12 +35,14 @@ export interface UntakenConfirmation {
 /** Called once: with the router's answer, or with `unavailable` when the stream broke first. */
 export type SubmitAnswer = (result: SubmitResult | MeshError) => void;
 
+/** Nobody waits for an ack of a receipt: it goes with the next frame, or after this long. */
+const ACK_MS = 10;
 const FIRST_RECONNECT_MS = 50;
 const LAST_RECONNECT_MS = 2_000;
 
 /**
  * The edge's stream to one router, reconnecting until it is closed. What one turn of the event loop has to say becomes
- * one frame. A confirmation is kept until the router says that it is durable.
+ * one frame, and acks of receipts go along. A confirmation is kept until the router says that it is durable.
  */
 export class RouterStream {
   readonly address: string;
@@ -52,6 +54,9 @@ export class RouterStream {
   #call: BidiCall<RouteResponse, RouteRequest> | undefined;
   #heard = false;
   #frame: RouteRequest | undefined;
+  /** A flush of the frame is due in this turn of the event loop. */
+  #flushing = false;
+  #ackTimer: NodeJS.Timeout | undefined;
   #nextRef = 1;
   #sequence = 0;
   /** Of the frame that is being filled. */
@@ -135,7 +140,7 @@ export class RouterStream {
 
   /** Passes on what a session's device has confirmed. */
   confirm(session: Session, status: MessageStatus, ids: string[]): void {
-    const { confirmations } = this.#out();
+    const { confirmations } = status === MessageStatus.UNSPECIFIED ? this.#outLater() : this.#out();
     const last = confirmations.at(-1);
     if (last && last.session === session.number && last.status === status) {
       last.ids.push(...ids);
@@ -153,20 +158,36 @@ export class RouterStream {
   close(): void {
     this.#closed = true;
     clearTimeout(this.#timer);
+    clearTimeout(this.#ackTimer);
     this.#flush();
     this.#call?.end();
     this.#client.close();
   }
 
+  /** The frame of this turn of the event loop. */
   #out(): RouteRequest {
-    if (!this.#frame) {
-      this.#frame = RouteRequestWire.create();
+    if (!this.#flushing) {
+      this.#flushing = true;
       setImmediate(() => this.#flush());
     }
+    this.#frame ??= RouteRequestWire.create();
+    return this.#frame;
+  }
+
+  /** The next frame, which nothing in it hurries. */
+  #outLater(): RouteRequest {
+    if (!this.#frame && !this.#ackTimer) {
+      this.#ackTimer = setTimeout(() => {
+        this.#ackTimer = undefined;
+        if (!this.#flushing) this.#flush();
+      }, ACK_MS).unref();
+    }
+    this.#frame ??= RouteRequestWire.create();
     return this.#frame;
   }
 
   #flush(): void {
+    this.#flushing = false;
     const frame = this.#frame;
     this.#frame = undefined;
     if (!frame) return;
