@@ -1,7 +1,7 @@
-// Makes services/user/dist/database-template-<pglite version>.tar.gz: an empty database, as the user service loads it.
-// The first opening of an embedded database runs initdb, which takes seconds; loading this copy of its result takes
-// a fraction of one. The version is in the name, so that an upgrade of PGlite makes a new template.
-import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+// Makes services/user/dist/database-template-<pglite version>: the directory of an empty database, as the user service
+// copies it. Making one runs initdb, which takes seconds. The version is in the name, so that an upgrade of PGlite makes a
+// new template.
+import { mkdir, readdir, readFile, rename, rm } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
@@ -21,18 +21,16 @@ async function versionOf(entry) {
 }
 
 const entry = resolve('@electric-sql/pglite');
-const name = `database-template-${await versionOf(entry)}.tar.gz`;
+const name = `database-template-${await versionOf(entry)}`;
 
 await mkdir(dist, { recursive: true });
 const templates = (await readdir(dist)).filter((file) => file.startsWith('database-template-'));
 if (!templates.includes(name)) {
   const { PGlite } = await import(pathToFileURL(entry).href);
-  const database = await PGlite.create();
-  const dump = await database.dumpDataDir('gzip');
-  await database.close();
   // Renamed only when complete: an interrupted build never leaves half a template behind.
   const partial = join(dist, `.${name}.${process.pid}`);
-  await writeFile(partial, Buffer.from(await dump.arrayBuffer()));
+  const database = await PGlite.create(partial);
+  await database.close();
   await rename(partial, join(dist, name));
-  for (const outdated of templates) await rm(join(dist, outdated), { force: true });
+  for (const outdated of templates) await rm(join(dist, outdated), { recursive: true, force: true });
 }

@@ -1,3 +1,5 @@
+import { readConfig as chatConfig } from '@chatmesh/chat/config';
+import { readConfig as edgeConfig } from '@chatmesh/edge/config';
 import {
   AdminServer,
   ConfigError,
@@ -6,9 +8,10 @@ import {
   giveBackMemoryWhenIdle,
   Metrics,
   runServices,
-  type Service,
   toMeshError,
 } from '@chatmesh/mesh';
+import { readConfig as presenceConfig } from '@chatmesh/presence/config';
+import { readConfig as userConfig } from '@chatmesh/user/config';
 
 const NAMES = ['user', 'presence', 'chat', 'edge'] as const;
 const DRAIN_MS = 25_000;
@@ -20,19 +23,13 @@ async function main(): Promise<void> {
   if (unknown.length > 0)
     throw new ConfigError([`unknown service ${unknown.join(', ')}; there are ${NAMES.join(', ')}`]);
 
-  const [user, presence, chat, edge] = await Promise.all([
-    import('@chatmesh/user'),
-    import('@chatmesh/presence'),
-    import('@chatmesh/chat'),
-    import('@chatmesh/edge'),
-  ]);
   const env = new EnvReader(process.env);
   // Every service reads its variables, started or not: so a misspelt one is noticed wherever it is set.
   const config = {
-    user: user.readConfig(env),
-    presence: presence.readConfig(env),
-    chat: chat.readConfig(env),
-    edge: edge.readConfig(env),
+    user: userConfig(env),
+    presence: presenceConfig(env),
+    chat: chatConfig(env),
+    edge: edgeConfig(env),
     adminHost: env.string('ADMIN_HOST', '127.0.0.1'),
     adminPort: env.port('ADMIN_PORT', 9090),
     logLevel: env.string('LOG_LEVEL', 'info'),
@@ -42,27 +39,23 @@ async function main(): Promise<void> {
   const logger = createLogger({ name: 'chatmesh', level: config.logLevel });
   const deps = { logger, metrics: new Metrics() };
   const admin = new AdminServer({ ...deps, variable: 'ADMIN_PORT' });
-  const services: Service[] = [];
   const starts = (name: (typeof NAMES)[number]) => wanted.length === 0 || wanted.includes(name);
+  // The user database opens in a thread of its own: it is asked to first, and meanwhile the other services are loaded.
+  const user = starts('user') ? await import('@chatmesh/user') : undefined;
+  const creations = [
+    user?.UserService.create(config.user, deps),
+    starts('presence')
+      ? import('@chatmesh/presence').then((m) => m.PresenceService.create(config.presence, deps))
+      : undefined,
+    starts('chat') ? import('@chatmesh/chat').then((m) => m.ChatService.create(config.chat, deps)) : undefined,
+    starts('edge') ? import('@chatmesh/edge').then((m) => m.EdgeService.create(config.edge, deps)) : undefined,
+  ];
+  const created = await Promise.allSettled(creations.filter((creation) => creation !== undefined));
+  const services = created.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []));
   let started = false;
-  const add = (service: Service, check: () => boolean) => {
-    services.push(service);
-    admin.addCheck(service.name, () => started && check());
-  };
+  for (const service of services) admin.addCheck(service.name, () => started && service.ready);
   try {
-    if (starts('user')) {
-      const service = await user.UserService.create(config.user, deps);
-      add(service, () => service.ready);
-    }
-    if (starts('presence')) add(await presence.PresenceService.create(config.presence, deps), () => true);
-    if (starts('chat')) {
-      const service = await chat.ChatService.create(config.chat, deps);
-      add(service, () => service.ready);
-    }
-    if (starts('edge')) {
-      const service = await edge.EdgeService.create(config.edge, deps);
-      add(service, () => service.ready);
-    }
+    for (const result of created) if (result.status === 'rejected') throw result.reason;
     await admin.listen(config.adminPort, config.adminHost);
   } catch (error) {
     for (const service of services.reverse()) await service[Symbol.asyncDispose]();

@@ -45,6 +45,11 @@ export class PresenceService implements Service {
     return this.#port;
   }
 
+  /** Memory is always there. */
+  get ready(): boolean {
+    return true;
+  }
+
   async start(): Promise<void> {
     const { host, port } = this.#config;
     this.#port = await this.#server.listen({ host, port, variable: 'PRESENCE_PORT' });

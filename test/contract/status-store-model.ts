@@ -20,6 +20,15 @@ export function newRecord(acceptedAtMs: number, fields: Partial<StatusRecord> = 
   };
 }
 
+/** A copy to compare: a store may hand out records that read some fields only when they are asked for. */
+export function plain(record: StatusRecord | undefined): StatusRecord | undefined {
+  if (!record) return undefined;
+  const { serverMessageId, clientMessageId, senderId, recipientId, acceptedAtMs, position, fingerprint } = record;
+  const { deliveredAtMs, readAtMs, failedAtMs, code, devices } = record;
+  const accepted = { serverMessageId, clientMessageId, senderId, recipientId, acceptedAtMs, position, fingerprint };
+  return { ...accepted, deliveredAtMs, readAtMs, failedAtMs, code, devices };
+}
+
 /** An update of a record that says nothing but `fields`. */
 export function updateOf(record: StatusRecord, fields: Partial<StatusUpdate>): StatusUpdate {
   return {

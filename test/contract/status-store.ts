@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import type { StatusRecord, StatusStore } from '@chatmesh/chat';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { type Engine, newSeed, numbers, type Opened, runUntilKilled } from './engine.js';
-import { newRecord, updateOf } from './status-store-model.js';
+import { newRecord, plain, updateOf } from './status-store-model.js';
 
 const NOW = Date.UTC(2026, 2, 1, 9, 30);
 const DEVICES = Array.from({ length: 3 }, () => randomUUID());
@@ -30,7 +30,7 @@ export function statusStoreContract(name: string, engine: Engine<StatusStore>): 
     }
 
     async function get(record: StatusRecord): Promise<StatusRecord | undefined> {
-      return (await store().get([record.serverMessageId]))[0];
+      return plain((await store().get([record.serverMessageId]))[0]);
     }
 
     describe('acceptance', () => {
@@ -99,7 +99,7 @@ export function statusStoreContract(name: string, engine: Engine<StatusStore>): 
         await store().accept([a, b]);
         const unknown = randomUUID();
         const ids = [b.serverMessageId, unknown, a.serverMessageId, b.serverMessageId];
-        expect(await store().get(ids)).toEqual([b, undefined, a, b]);
+        expect((await store().get(ids)).map(plain)).toEqual([b, undefined, a, b]);
       });
 
       test('sees each write whose promise has resolved', async () => {
@@ -222,11 +222,11 @@ export function statusStoreContract(name: string, engine: Engine<StatusStore>): 
         for (const record of old) await store().accept([record]);
         for (const record of recent) await store().accept([record]);
         await expire(NOW - 100_000);
-        expect(await store().get(old.map((record) => record.serverMessageId))).toEqual(old);
+        expect((await store().get(old.map((record) => record.serverMessageId))).map(plain)).toEqual(old);
         await expire(NOW);
         const check = async () => {
           expect((await store().get(old.map((record) => record.serverMessageId))).filter(Boolean)).toEqual([]);
-          expect(await store().get(recent.map((record) => record.serverMessageId))).toEqual(recent);
+          expect((await store().get(recent.map((record) => record.serverMessageId))).map(plain)).toEqual(recent);
         };
         await check();
         await reopen();

@@ -6,8 +6,12 @@ import type { StatusRecord, StatusUpdate } from './status-store.js';
  */
 export type Row = string;
 
+const UNCHANGING = 7;
 /** How many fields change: deliveredAtMs, readAtMs, failedAtMs, code, devices. */
 const CHANGING = 5;
+const NOTHING_YET: readonly string[] = ['0', '0', '0', '', ''];
+const UNCHANGED = `\t${NOTHING_YET.join('\t')}`;
+const NO_DEVICES: readonly string[] = [];
 
 export function rowOf(r: StatusRecord): Row {
   const head = `${r.serverMessageId}\t${r.clientMessageId}\t${r.senderId}\t${r.recipientId}\t${r.acceptedAtMs}\t${r.position}`;
@@ -20,29 +24,67 @@ export function idOf(row: Row): string {
 }
 
 export function recordOf(row: Row): StatusRecord {
-  const fields = row.split('\t');
-  const field = (index: number) => fields[index] as string;
-  return {
-    serverMessageId: field(0),
-    clientMessageId: field(1),
-    senderId: field(2),
-    recipientId: field(3),
-    acceptedAtMs: Number(field(4)),
-    position: field(5),
-    fingerprint: field(6),
-    deliveredAtMs: Number(field(7)),
-    readAtMs: Number(field(8)),
-    failedAtMs: Number(field(9)),
-    code: field(10),
-    devices: field(11) === '' ? [] : field(11).split(','),
-  };
+  return new StoredRecord(row);
+}
+
+/** What never changes is read from the row when somebody asks: whoever drains a backlog asks for the rest. */
+class StoredRecord implements StatusRecord {
+  readonly deliveredAtMs: number;
+  readonly readAtMs: number;
+  readonly failedAtMs: number;
+  readonly code: string;
+  readonly devices: readonly string[];
+  readonly #row: Row;
+  #head: string[] | undefined;
+
+  constructor(row: Row) {
+    const [delivered, read, failed, code, devices] = row.endsWith(UNCHANGED) ? NOTHING_YET : changingOf(row);
+    this.#row = row;
+    this.deliveredAtMs = Number(delivered);
+    this.readAtMs = Number(read);
+    this.failedAtMs = Number(failed);
+    this.code = code as string;
+    this.devices = devices === '' ? NO_DEVICES : (devices as string).split(',');
+  }
+
+  get serverMessageId(): string {
+    return this.#field(0);
+  }
+
+  get clientMessageId(): string {
+    return this.#field(1);
+  }
+
+  get senderId(): string {
+    return this.#field(2);
+  }
+
+  get recipientId(): string {
+    return this.#field(3);
+  }
+
+  get acceptedAtMs(): number {
+    return Number(this.#field(4));
+  }
+
+  get position(): string {
+    return this.#field(5);
+  }
+
+  get fingerprint(): string {
+    return this.#field(6);
+  }
+
+  #field(index: number): string {
+    this.#head ??= this.#row.split('\t', UNCHANGING);
+    return this.#head[index] as string;
+  }
 }
 
 /** The row with an update merged in: the earliest time of each kind stays, with its code. The same row when it says nothing new. */
 export function merged(row: Row, update: StatusUpdate): Row {
-  let end = row.length;
-  for (let field = 0; field < CHANGING; field++) end = row.lastIndexOf('\t', end - 1);
-  const [delivered = '', read = '', failed = '', code = '', devices = ''] = row.slice(end + 1).split('\t');
+  const end = endOfHead(row);
+  const [delivered = '', read = '', failed = '', code = '', devices = ''] = changingOf(row, end);
   const deliveredAtMs = earliest(Number(delivered), update.deliveredAtMs);
   const readAtMs = earliest(Number(read), update.readAtMs);
   const failedAtMs = earliest(Number(failed), update.failedAtMs);
@@ -56,6 +98,17 @@ export function merged(row: Row, update: StatusUpdate): Row {
   const failsEarlier = failedAtMs !== Number(failed);
   if (all === devices && !failsEarlier && deliveredAtMs === Number(delivered) && readAtMs === Number(read)) return row;
   return `${row.slice(0, end)}\t${deliveredAtMs}\t${readAtMs}\t${failedAtMs}\t${failsEarlier ? update.code : code}\t${all}`;
+}
+
+/** Where the fields that never change end. */
+function endOfHead(row: Row): number {
+  let end = row.length;
+  for (let field = 0; field < CHANGING; field++) end = row.lastIndexOf('\t', end - 1);
+  return end;
+}
+
+function changingOf(row: Row, end = endOfHead(row)): string[] {
+  return row.slice(end + 1).split('\t');
 }
 
 /** Of two times of which 0 says nothing. */

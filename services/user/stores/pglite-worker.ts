@@ -1,5 +1,5 @@
 import { existsSync, fsyncSync, readFileSync } from 'node:fs';
-import { open, readFile, rename, rm } from 'node:fs/promises';
+import { copyFile, mkdir, open, readdir, rename, rm } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -106,23 +106,43 @@ async function serve(directory: string): Promise<void> {
   });
 }
 
-/** The template is what a fresh installation takes long to compute; without it, it is computed. */
+/** Copies the template, which a fresh installation takes long to compute; without it, it is computed. */
 async function create(directory: string): Promise<void> {
   // Renamed only when complete, so that an interrupted creation starts anew and is never taken for a database.
   const partial = `${directory}.partial`;
-  const template = templateFile();
+  const template = templateDirectory();
   try {
     await rm(partial, { recursive: true, force: true });
-    const options: PGliteOptions = template === undefined ? {} : { loadDataDir: new Blob([await readFile(template)]) };
-    const database = await start(partial, options);
-    await database.close();
+    if (template === undefined) await (await start(partial)).close();
+    else {
+      await mkdir(dirname(directory), { recursive: true });
+      await copyDurably(template, partial);
+    }
     await rename(partial, directory);
-    const parent = await open(dirname(directory));
-    await parent.sync();
-    await parent.close();
+    await flush(dirname(directory));
   } catch (cause) {
     throw new Error(`cannot create a database in ${directory}: ${(cause as Error).message}`, { cause });
   }
+}
+
+/** Copies a directory; everything is on the disk when it resolves. */
+async function copyDurably(from: string, to: string): Promise<void> {
+  await mkdir(to, { mode: 0o700 });
+  const entries = await readdir(from, { withFileTypes: true });
+  await Promise.all(
+    entries.map(async (entry) => {
+      const [source, target] = [join(from, entry.name), join(to, entry.name)];
+      if (entry.isDirectory()) return await copyDurably(source, target);
+      await copyFile(source, target);
+      await flush(target);
+    }),
+  );
+  await flush(to);
+}
+
+async function flush(path: string): Promise<void> {
+  await using file = await open(path, 'r');
+  await file.sync();
 }
 
 async function openExisting(directory: string): Promise<PGlite> {
@@ -145,14 +165,14 @@ async function openExisting(directory: string): Promise<PGlite> {
   }
 }
 
-async function start(directory: string, options: PGliteOptions): Promise<PGlite> {
+async function start(directory: string, options: PGliteOptions = {}): Promise<PGlite> {
   return await PGlite.create({ ...options, fs: new SyncingFiles(directory), startParams: START_PARAMETERS });
 }
 
-/** An empty database of this version of PGlite, where the build has made one (scripts/database-template.mjs). */
-function templateFile(): string | undefined {
+/** The directory of an empty database of this version of PGlite, where the build has made one (scripts/database-template.mjs). */
+function templateDirectory(): string | undefined {
   const entry = createRequire(import.meta.url).resolve('@electric-sql/pglite');
   const { version } = JSON.parse(readFileSync(join(dirname(entry), '..', 'package.json'), 'utf8'));
-  const file = fileURLToPath(new URL(`../database-template-${version}.tar.gz`, import.meta.url));
-  return existsSync(file) ? file : undefined;
+  const directory = fileURLToPath(new URL(`../database-template-${version}`, import.meta.url));
+  return existsSync(directory) ? directory : undefined;
 }

@@ -1,0 +1,144 @@
+import { randomBytes } from 'node:crypto';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { ChatService, readConfig as chatConfig, LmdbInboxStore, LmdbMessageLog, LmdbStatusStore } from '@chatmesh/chat';
+import { EdgeService, readConfig as edgeConfig } from '@chatmesh/edge';
+import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
+import { createClient, createLogger, EnvReader, Metrics } from '@chatmesh/mesh';
+import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
+import { PresenceService } from '@chatmesh/presence';
+import { formatReport, History } from '@chatmesh/sdk/testing';
+import { UserService } from '@chatmesh/user';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { freePorts, type TestUser, until } from '../mesh.js';
+import { Speaker } from '../speaker.js';
+
+const USERS = 6;
+/** Messages that have to flow before and after each change. */
+const ENOUGH = 200;
+/** A confirmation takes effect within a second. */
+const EFFECT_MS = 1100;
+const logger = createLogger({ name: 'test', level: 'silent' });
+
+/** Users move between routers while their sessions stay: one edge, two routers on the same log and stores. */
+describe('ownership that moves while the session stays', () => {
+  const closing: (() => unknown)[] = [];
+  const metrics = () => new Metrics({ processMetrics: false });
+  let routerPorts: number[];
+  let edge: EdgeService;
+  let users: TestUser[];
+  let startRouter: (index: number) => Promise<ChatService>;
+
+  beforeAll(async () => {
+    const dataDir = mkdtempSync(join(tmpdir(), 'chatmesh-routers-'));
+    closing.push(() => rmSync(dataDir, { recursive: true, force: true }));
+    const [userPort, presencePort, edgePort, h2Port, ...ports] = (await freePorts(6)) as [
+      number,
+      number,
+      number,
+      number,
+    ];
+    routerPorts = ports;
+    const host = '127.0.0.1';
+    const env = (more: Record<string, string>) =>
+      new EnvReader({
+        DATA_DIR: dataDir,
+        SEND_RATE: '0',
+        EDGE_HOST: host,
+        EDGE_PORT: String(edgePort),
+        EDGE_H2_PORT: String(h2Port),
+        USER_PORT: String(userPort),
+        PRESENCE_PORT: String(presencePort),
+        CHAT_ADDRESSES: routerPorts.map((port) => `${host}:${port}`).join(),
+        ...more,
+      });
+
+    const user = await UserService.create({ host, port: userPort, dataDir }, { logger, metrics: metrics() });
+    closing.push(() => user[Symbol.asyncDispose]());
+    await user.start();
+    const presence = await PresenceService.create({ host, port: presencePort }, { logger, metrics: metrics() });
+    closing.push(() => presence[Symbol.asyncDispose]());
+    await presence.start();
+
+    const shared = join(dataDir, 'shared');
+    mkdirSync(shared);
+    const environment = LmdbEnvironment.open(shared);
+    closing.push(() => environment[Symbol.asyncDispose]());
+    const stores = {
+      log: LmdbMessageLog.open(environment, 'log'),
+      deadLetters: LmdbMessageLog.open(environment, 'dead'),
+      inbox: new LmdbInboxStore(environment),
+      statuses: new LmdbStatusStore(environment),
+    };
+    closing.push(() => stores.log[Symbol.asyncDispose]());
+    closing.push(() => stores.deadLetters[Symbol.asyncDispose]());
+    const key = randomBytes(32);
+    startRouter = async (index) => {
+      // Its lock is its own; the key of the fingerprints is everybody's.
+      const own = join(dataDir, `router-${index}`);
+      mkdirSync(join(own, 'chat'), { recursive: true });
+      writeFileSync(join(own, 'chat', 'fingerprint.key'), key);
+      const config = chatConfig(env({ DATA_DIR: own, CHAT_PORT: String(routerPorts[index]) }));
+      const router = await ChatService.create(config, { logger, metrics: metrics() }, stores);
+      await router.start();
+      return router;
+    };
+    const first = await startRouter(0);
+    closing.push(() => first[Symbol.asyncDispose]());
+
+    edge = await EdgeService.create(edgeConfig(env({})), { logger, metrics: metrics() });
+    closing.push(() => edge[Symbol.asyncDispose]());
+    await edge.start();
+    await until(() => edge.ready, { what: 'a router' });
+
+    const directory = createClient(DirectoryService, { address: `${host}:${userPort}`, logger });
+    ({ users } = await directory.createUsers({ contactNumber: '+15550000000', name: 'Test', count: USERS }));
+    directory.close();
+  }, 120_000);
+  afterAll(async () => {
+    for (const close of closing.reverse()) await close();
+  });
+
+  test('a router joins and leaves while clients talk: nothing is lost, repeated, doubled or reordered', async () => {
+    const history = new History();
+    const url = `ws://127.0.0.1:${edge.port}/connect`;
+    const speakers = users.map((user) => new Speaker(url, user, history));
+    for (const [i, speaker] of speakers.entries()) speaker.talkTo(users[i ^ 1]?.userId as string);
+    const total = (count: (speaker: Speaker) => number) => speakers.reduce((sum, speaker) => sum + count(speaker), 0);
+    const traffic = async (what: string) => {
+      const [accepted, got] = [total((s) => s.accepted), total((s) => s.got.size)];
+      await until(() => total((s) => s.accepted) > accepted + ENOUGH && total((s) => s.got.size) > got + ENOUGH, {
+        timeoutMs: 60_000,
+        what,
+      });
+    };
+
+    await traffic('traffic');
+    for (const round of [1, 2, 3]) {
+      const second = await startRouter(1);
+      await until(() => second.owner.recipients > 0, {
+        timeoutMs: 30_000,
+        what: `users on the second router, ${round}`,
+      });
+      await traffic(`traffic through two routers, ${round}`);
+      await second.drain(20_000);
+      await second[Symbol.asyncDispose]();
+      await traffic(`traffic after the second router has left, ${round}`);
+    }
+    await Promise.all(speakers.map((speaker) => speaker.finish()));
+    const sent = total((s) => s.sent);
+    // Gives up quietly: the judgement names what is missing.
+    await until(() => total((s) => s.got.size) >= sent && total((s) => s.receipts.size) >= sent, {
+      timeoutMs: 30_000,
+    }).catch(() => undefined);
+    await new Promise((resolve) => setTimeout(resolve, EFFECT_MS));
+    await Promise.all(speakers.map((speaker) => speaker.reconnect()));
+    await Promise.all(speakers.map((speaker) => speaker.close()));
+
+    const report = history.check({ nowMs: performance.now() + EFFECT_MS });
+    console.log(formatReport(report));
+    expect(Object.entries(report.faults).filter(([, { count }]) => count > 0)).toEqual([]);
+    expect(report.counts).toMatchObject({ sends: sent, accepted: sent, delivered: sent, unanswered: 0, refused: 0 });
+  }, 300_000);
+});
