@@ -9,13 +9,13 @@ const REMEMBERED_LISTINGS = 50_000;
 /** Rows in a table ordered by `user/device/position`, and a listing of `week/user/device` for the sweep. */
 export class LmdbInboxStore implements InboxStore {
   readonly #environment: LmdbEnvironment;
-  readonly #rows: Database<Buffer, Buffer>;
+  readonly #rows: Database<Buffer, string>;
   readonly #weeks: Database<Buffer, Buffer>;
   readonly #listed = new Set<string>();
 
   constructor(environment: LmdbEnvironment) {
     this.#environment = environment;
-    this.#rows = environment.table('inbox.rows');
+    this.#rows = environment.textTable('inbox.rows');
     this.#weeks = environment.table('inbox.weeks');
   }
 
@@ -43,11 +43,11 @@ export class LmdbInboxStore implements InboxStore {
   async page(userId: string, deviceId: string, after: Position | undefined, limit: number): Promise<InboxRow[]> {
     const prefix = `${userId}/${deviceId}/`;
     // '~' sorts after every digit of a position.
-    const start = Buffer.from(after === undefined ? prefix : `${prefix}${after}~`, 'latin1');
-    const end = Buffer.from(`${prefix}~`, 'latin1');
+    const start = after === undefined ? prefix : `${prefix}${after}~`;
+    const end = `${prefix}~`;
     const rows: InboxRow[] = [];
     for (const { key: rowKey, value } of this.#rows.getRange({ start, end, limit })) {
-      rows.push({ userId, deviceId, position: rowKey.toString('latin1', prefix.length), payload: value });
+      rows.push({ userId, deviceId, position: rowKey.slice(prefix.length), payload: value });
     }
     return rows;
   }
@@ -93,8 +93,8 @@ export class LmdbInboxStore implements InboxStore {
   }
 }
 
-function key(userId: string, deviceId: string, position: Position): Buffer {
-  return Buffer.from(`${userId}/${deviceId}/${position}`, 'latin1');
+function key(userId: string, deviceId: string, position: Position): string {
+  return `${userId}/${deviceId}/${position}`;
 }
 
 /** Weeks since 1970 as fixed-width text. */
