@@ -178,3 +178,25 @@ describe('Connect, gRPC and gRPC-Web', () => {
     expect(await codeOf(createClient(KeyService, transport).getKeys({}))).toBe(Code.Unimplemented);
   });
 });
+
+test('over the burst a call is resource_exhausted and says when to try again', async () => {
+  await using mesh = await TestMesh.start({ env: { SEND_RATE: '1', SEND_BURST: '2' } });
+  const [ada, bob] = (await mesh.users(2)) as [TestUser, TestUser];
+  const client = createClient(ChatService, createConnectTransport({ baseUrl: mesh.httpUrl, httpVersion: '1.1' }));
+  const refused: ConnectError[] = [];
+  for (let n = 0; n < 8; n++) {
+    const message = {
+      senderId: ada.userId,
+      target: { case: 'receiverId' as const, value: bob.userId },
+      payload: { case: 'content' as const, value: `n${n}` },
+      clientMessageId: randomUUID(),
+    };
+    const call = client.send({ message }, { headers: { authorization: `Bearer ${ada.token}` } });
+    await call.catch((error) => refused.push(ConnectError.from(error)));
+  }
+  expect(refused.length).toBeGreaterThan(0);
+  for (const { code, metadata } of refused) {
+    expect(code).toBe(Code.ResourceExhausted);
+    expect(Number(metadata.get('retry-after-ms'))).toBeGreaterThan(0);
+  }
+}, 400_000);

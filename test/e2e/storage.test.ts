@@ -1,0 +1,47 @@
+import { join } from 'node:path';
+import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { WireClient } from '../client.js';
+import { TestMesh, type TestUser } from '../mesh.js';
+
+const TABLES = ['log.entries', 'dead.entries', 'inbox.rows', 'status.batches'];
+
+describe('what is stored of a message', () => {
+  let mesh: TestMesh;
+
+  beforeAll(async () => {
+    mesh = await TestMesh.start();
+  }, 400_000);
+  afterAll(async () => {
+    await mesh?.[Symbol.asyncDispose]();
+  });
+
+  /** Stops the mesh in order and says which tables hold a text. */
+  async function tablesWith(text: string): Promise<string[]> {
+    for (const process of mesh.processes) expect(await process.end('SIGTERM')).toBe(0);
+    const environment = LmdbEnvironment.open(join(mesh.dataDir, 'chat'));
+    const holding = TABLES.filter((name) =>
+      [...environment.table(name).getRange({})].some(({ value }) => value.includes(text)),
+    );
+    await environment[Symbol.asyncDispose]();
+    for (const process of mesh.processes) await process.start();
+    return holding;
+  }
+
+  test('2: content is gone from storage when all devices have confirmed, and the status record remains', async () => {
+    const [ada, bob] = (await mesh.users(2)) as [TestUser, TestUser];
+    const a = await WireClient.connect(mesh.url, ada);
+    const text = 'seventeen purple umbrellas';
+    const { server_message_id: id } = await a.answer(a.message(bob, text));
+    expect(await tablesWith(text)).not.toEqual([]);
+    expect(await tablesWith(id)).toContain('status.batches');
+
+    const b = await WireClient.connect(mesh.url, bob);
+    await b.frame((f) => f.content === text);
+    b.confirm('delivered', id);
+    const sender = await WireClient.connect(mesh.url, ada);
+    await sender.frame((f) => f.status === 'delivered' && f.server_message_id === id);
+    expect(await tablesWith(text)).toEqual([]);
+    expect(await tablesWith(id)).toContain('status.batches');
+  });
+});
