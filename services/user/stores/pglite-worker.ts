@@ -141,8 +141,12 @@ async function copyDurably(from: string, to: string): Promise<void> {
 }
 
 async function flush(path: string): Promise<void> {
-  await using file = await open(path, 'r');
-  await file.sync();
+  const file = await open(path, 'r');
+  try {
+    await file.sync();
+  } finally {
+    await file.close();
+  }
 }
 
 async function openExisting(directory: string): Promise<PGlite> {
