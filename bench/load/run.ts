@@ -17,6 +17,8 @@ const SETTLED_SHARE = 0.005;
 const SETTLED_SAMPLES = 10;
 const SETTLE_TIMEOUT_SECONDS = 120;
 const SOON_MS = 10_000;
+/** A server may wait this long before it takes itself for idle. */
+const LEFT_ALONE_MS = 30_000;
 
 /** Runs steady traffic and measures a window of it. */
 export async function runTraffic(job: TrafficJob): Promise<TrafficResult> {
@@ -94,6 +96,7 @@ export async function runIdle(job: IdleJob): Promise<IdleResult> {
   const { seconds, serverCpuSeconds } = watch();
   await Promise.race([sleep(SOON_MS), traffic.failed]);
   const soon = memory(job.serverPid);
+  await Promise.race([sleep(LEFT_ALONE_MS), traffic.failed]);
   const after = await Promise.race([settledMemory(job.serverPid), traffic.failed]);
   const collected = await Promise.race([collectedMemory(job.serverPid), traffic.failed]);
   await traffic.end();

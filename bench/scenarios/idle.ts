@@ -56,10 +56,11 @@ function rows(results: Rounds<IdleResult>, connections: number): Row[] {
       measure,
       medians(results, (result) => resident(result, 'after')),
     ),
-    memoryRow(
-      'the same 10 s after the last connect',
-      medians(results, (result) => resident(result, 'soon')),
-    ),
+    {
+      measure: 'the same 10 s after the last connect',
+      unit: 'KiB',
+      values: medians(results, (result) => resident(result, 'soon')),
+    },
     memoryRow(
       'the same once all garbage is collected by force',
       medians(results, (result) => resident(result, 'collected')),

@@ -7,8 +7,11 @@ const LOOK_MS = 1_000;
  * thousand messages a second more than 10%: those should not meet the longer pauses of a collection that compacts everything.
  */
 const IDLE_SHARE = 0.06;
-/** So many looks in a row make the process idle, and busy again: the reducer's own work takes a second or two. */
-const TO_IDLE = 2;
+/**
+ * So many looks in a row make the process idle: after a pause of some seconds the traffic that returns should not pay for a
+ * heap that was made small. So many make it busy again: the reducer's own work takes a second or two.
+ */
+const TO_IDLE = 20;
 const TO_BUSY = 3;
 
 /**
