@@ -112,7 +112,7 @@ describe('sending', () => {
       if (!('client_message_id' in frame)) return undefined;
       if (refusals < 2) {
         refusals += 1;
-        refusedAtMs = performance.now();
+        refusedAtMs ||= performance.now();
         return { error: { code, message: 'slower', retry_after_ms: 60 }, client_message_id: frame.client_message_id };
       }
       retriedAtMs ||= performance.now();
