@@ -30,7 +30,8 @@ interface Growth {
 
 /**
  * The same traffic of 100 users, after thousands of users are known who have mail waiting, and after many accepted
- * messages. Each time it is compared with a second server that has had only as much traffic as warms it up, in turn with it: minutes lie between the stages, and a machine's speed changes by more than what is looked for.
+ * messages. Each time it is compared with a second server that has had only as much traffic as warms it up, in turn with
+ * it: minutes lie between the stages, and a machine's speed changes by more than what is looked for.
  */
 export async function flatness(bench: Bench): Promise<Outcome> {
   const { knownUsers, storedMessages } = bench.scale;

@@ -1,10 +1,11 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { LmdbMessageLog, LmdbStatusStore, type StatusRecord } from '@chatmesh/chat';
+import { LmdbMessageLog, LmdbStatusStore } from '@chatmesh/chat';
 import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { eventFor, newKeys } from '../contract/message-log-witness.js';
+import { newRecord } from '../contract/status-store-model.js';
 
 describe('what a publisher records', () => {
   let directory: string;
@@ -27,7 +28,7 @@ describe('what a publisher records', () => {
       let recorded: Promise<void> | undefined;
       const [key] = newKeys(1) as [string];
       await log.publish([eventFor(key)], ([position]) => {
-        recorded = statuses.accept([recordOf(key, position as string)]);
+        recorded = statuses.accept([newRecord(n, { serverMessageId: key, position: position as string })]);
       });
       await recorded;
       expect(environment.commits).toBe(n);
@@ -44,20 +45,3 @@ describe('what a publisher records', () => {
     expect(commitsBefore).toBe(1);
   });
 });
-
-function recordOf(serverMessageId: string, position: string): StatusRecord {
-  return {
-    serverMessageId,
-    clientMessageId: serverMessageId,
-    senderId: serverMessageId,
-    recipientId: serverMessageId,
-    acceptedAtMs: 1,
-    position,
-    fingerprint: '00',
-    deliveredAtMs: 0,
-    readAtMs: 0,
-    failedAtMs: 0,
-    code: '',
-    devices: [],
-  };
-}
