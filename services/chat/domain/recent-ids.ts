@@ -3,12 +3,14 @@ import { IdTable } from './id-table.js';
 /** Remembers where the latest ids stand first. Whole generations are forgotten, the older half at a time. */
 export class RecentIds {
   readonly #half: number;
-  #young = new Generation();
-  #old = new Generation();
+  #young: Generation;
+  #old: Generation;
 
   /** @param capacity how many ids are remembered at the most. */
   constructor(capacity: number) {
     this.#half = capacity / 2;
+    this.#young = new Generation(this.#half);
+    this.#old = new Generation(this.#half);
   }
 
   /** True when the id was seen at an earlier position of late; else the position is remembered as its first. */
@@ -29,10 +31,16 @@ export class RecentIds {
 class Generation {
   /** Indexes of {@link #positions}. */
   readonly #ids = new IdTable();
-  #positions: string[] = [];
+  /** At its full size from the start: one that grows is copied each time. */
+  readonly #positions: (string | undefined)[];
+  #size = 0;
+
+  constructor(capacity: number) {
+    this.#positions = new Array(capacity).fill(undefined);
+  }
 
   get size(): number {
-    return this.#positions.length;
+    return this.#size;
   }
 
   get(id: string): string | undefined {
@@ -41,12 +49,13 @@ class Generation {
   }
 
   set(id: string, position: string): void {
-    this.#ids.set(id, this.#positions.length);
-    this.#positions.push(position);
+    this.#ids.set(id, this.#size);
+    this.#positions[this.#size++] = position;
   }
 
   clear(): void {
     this.#ids.clear();
-    this.#positions = [];
+    this.#positions.fill(undefined);
+    this.#size = 0;
   }
 }

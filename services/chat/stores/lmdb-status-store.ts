@@ -15,6 +15,8 @@ const REMEMBERED_ABSENT = 8192;
 const ROWS_AT_HAND = 16_384;
 /** A place has 16 bits for the index in its batch. */
 const MAX_ROWS = 0x10000;
+/** Who looks for one row of a batch that is not at hand reads all of it. */
+const ROWS_PER_BATCH = 64;
 const NOWHERE = -1;
 
 const DONE = Promise.resolve();
@@ -22,10 +24,11 @@ const DONE = Promise.resolve();
 /** Where a version of a record is: the batch's number times {@link MAX_ROWS}, plus the row's index in it. */
 type Place = number;
 
-/** Versions that go out with one group commit, and the place of what each replaces. */
+/** Versions that go out with one group commit, in one batch or several, and the place of what each replaces. */
 interface Batch {
   readonly number: number;
-  readonly rows: Row[];
+  /** Flat text in the end: rows as they are put together would keep every piece of them alive. */
+  rows: Row[];
   readonly replaced: Place[];
   /** Batches that this one's commit removes. */
   removed: readonly number[];
@@ -36,13 +39,13 @@ interface Batch {
  * Status records in batches in the order of time, and an index from id to place.
  *
  * Ids are hashes, so a table in their order would touch a page of its own for each write, and the more so the more it
- * holds. Here every group commit writes one batch at the end of a sequence; the places of the latest records are kept in
+ * holds. Here a group commit writes batches of rows at the end of a sequence; the places of the latest records are kept in
  * memory (and rebuilt at start from the batches that the index does not cover), and go into the index many at a time, in
  * order. A batch of which every record has a newer version is deleted.
  */
 export class LmdbStatusStore implements StatusStore {
   readonly #environment: LmdbEnvironment;
-  /** The rows of one group commit, parted by line breaks. */
+  /** The rows of a batch, parted by line breaks. */
   readonly #batches: Database<string, number>;
   readonly #index: Database<Buffer, Buffer>;
   readonly #meta: Database<number, number>;
@@ -177,7 +180,7 @@ export class LmdbStatusStore implements StatusStore {
 
   #put(id: string, row: Row): Promise<void> {
     let batch = this.#open;
-    if (!batch || batch.rows.length === MAX_ROWS) {
+    if (!batch || batch.rows.length === ROWS_PER_BATCH) {
       const opened: Batch = { number: this.#nextBatch++, rows: [], replaced: [], removed: [], done: Promise.resolve() };
       opened.done = this.#environment
         .write(() => this.#store(opened))
@@ -199,7 +202,9 @@ export class LmdbStatusStore implements StatusStore {
 
   #store(batch: Batch): void {
     if (this.#open === batch) this.#open = undefined;
-    void this.#batches.put(batch.number, batch.rows.join('\n'));
+    const text = batch.rows.join('\n');
+    void this.#batches.put(batch.number, text);
+    batch.rows = text.split('\n');
     // What is dead goes with what is new: a group commit of its own would cost as much as one that carries something.
     for (const number of this.#dead) void this.#batches.remove(number);
     batch.removed = this.#dead;
