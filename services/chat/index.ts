@@ -5,4 +5,5 @@ export { LmdbInboxStore } from './stores/lmdb-inbox-store.js';
 export { LmdbMessageLog } from './stores/lmdb-message-log.js';
 export { LmdbStatusStore } from './stores/lmdb-status-store.js';
 export type { LogConsumer, LogRecord, MessageLog, Position } from './stores/message-log.js';
+export { PulsarMessageLog } from './stores/pulsar-message-log.js';
 export type { StatusRecord, StatusStore, StatusUpdate } from './stores/status-store.js';

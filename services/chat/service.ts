@@ -95,8 +95,11 @@ export class ChatService implements Service {
     });
     this.owner.onTransmitted = ({ acceptedAtMs }) => latency.observe((now() - Number(acceptedAtMs)) / 1000);
     metrics.gauge(
-      { name: 'chatmesh_log_backlog', help: 'Events on the log that are not handled yet.' },
-      () => log.backlog,
+      {
+        name: 'chatmesh_log_unacknowledged',
+        help: 'Events that the log has handed to this router and that it is not done with.',
+      },
+      () => this.owner.unacknowledged,
     );
     metrics.gauge(
       { name: 'chatmesh_recipients', help: 'Users with an actor on this router.' },

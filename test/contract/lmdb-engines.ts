@@ -11,6 +11,7 @@ import {
 } from '@chatmesh/chat';
 import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import type { Engine } from './engine.js';
+import type { LogEngine } from './message-log-witness.js';
 
 function engine<T extends AsyncDisposable>(exported: string, make: (environment: LmdbEnvironment) => T): Engine<T> {
   return {
@@ -34,9 +35,10 @@ function engine<T extends AsyncDisposable>(exported: string, make: (environment:
   };
 }
 
-export const lmdbMessageLog: Engine<MessageLog> = engine('lmdbMessageLog', (environment) =>
-  LmdbMessageLog.open(environment, 'log'),
-);
+export const lmdbMessageLog: LogEngine = {
+  ...engine<MessageLog>('lmdbMessageLog', (environment) => LmdbMessageLog.open(environment, 'log')),
+  tellsNewAtOnce: true,
+};
 export const lmdbInboxStore: Engine<InboxStore> = engine(
   'lmdbInboxStore',
   (environment) => new LmdbInboxStore(environment),

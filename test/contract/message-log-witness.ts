@@ -2,7 +2,13 @@ import { randomUUID } from 'node:crypto';
 import { create } from '@bufbuild/protobuf';
 import type { LogConsumer, LogRecord, MessageLog, Position } from '@chatmesh/chat';
 import { type LogEvent, LogEventSchema } from '@chatmesh/gen/chat/v1/log';
-import { until } from './engine.js';
+import { type Engine, until } from './engine.js';
+
+/** An engine of the log. */
+export interface LogEngine extends Engine<MessageLog> {
+  /** Whether `mayRepeat` is true only where it has to be. */
+  readonly tellsNewAtOnce: boolean;
+}
 
 /** A message to `userId` that is told apart by its id. */
 export function eventFor(userId: string, id: string = randomUUID()): LogEvent {
@@ -59,9 +65,11 @@ export class Witness {
   readonly #streams = new Map<string, Stream>();
   readonly #members = new Set<Member>();
   readonly #broken: string[] = [];
+  readonly #tellsNewAtOnce: boolean;
 
-  constructor(log: MessageLog) {
+  constructor(log: MessageLog, { tellsNewAtOnce }: Pick<LogEngine, 'tellsNewAtOnce'>) {
     this.#log = log;
+    this.#tellsNewAtOnce = tellsNewAtOnce;
   }
 
   /** Goes on with the log opened again: all members are gone. */
@@ -198,7 +206,7 @@ export class Witness {
       }
       if (known.index !== stream.due) complain(`but ${stream.due} is due`);
       if (known.handedOut && !record.mayRepeat) complain('again, but it claims to be new');
-      if (record.mayRepeat && known.opening === this.#opening && !this.#anyoneLeft)
+      if (this.#tellsNewAtOnce && record.mayRepeat && known.opening === this.#opening && !this.#anyoneLeft)
         complain('new, but it claims to be old');
       this.#placed(id, record.position);
       known.handedOut = true;

@@ -60,6 +60,8 @@ export interface OwnerDeps {
 }
 
 const SWEEP_MS = 250;
+/** After a longer pause of this process the log has to say first which users are still this owner's. */
+const STOOD_STILL_MS = 2_000;
 const HANDLING_RETRY_MAX_MS = 30_000;
 const FORGET_IDLE_MS = 60_000;
 const MIN_DROP = 1024;
@@ -92,6 +94,7 @@ export class Owner {
   #consumer: LogConsumer | undefined;
   #deadConsumer: LogConsumer | undefined;
   #timer: NodeJS.Timeout | undefined;
+  #sweptAt = performance.now();
   #releasing = false;
   /** Called when an event is transmitted, with the time since its acceptance. */
   onTransmitted: (message: NonNullable<Tracked['message']>) => void = () => {};
@@ -117,12 +120,18 @@ export class Owner {
     return this.#recipients.size;
   }
 
+  /** Events that the log has handed out here and that are not done with. */
+  get unacknowledged(): number {
+    return this.#consumer?.unacknowledged ?? 0;
+  }
+
   /** Joins the log's consumers. */
   async start(): Promise<void> {
     const { log, deadLetters, options } = this.#deps;
     this.#timer = setInterval(() => this.#sweep(), SWEEP_MS).unref();
     this.#consumer = await log.consume((records) => this.#handle(records), {
       maxUnacknowledged: options.maxUnacknowledged,
+      lost: (tenure) => this.#lost(tenure),
     });
     this.#ledger.consumer = this.#consumer;
     this.#deadConsumer = await deadLetters.consume((records) => void this.#tellFailures(records), {
@@ -304,9 +313,7 @@ export class Owner {
       const { userId } = record.event;
       let recipient = this.#recipients.get(userId);
       if (recipient && recipient.tenure !== record.tenure) {
-        // Another owner has had the user in between: what is known here of inbox and sessions is out of date.
-        recipient.abandon();
-        this.#idle.delete(recipient);
+        this.#abandon(recipient);
         recipient = undefined;
       }
       if (!recipient) {
@@ -316,6 +323,18 @@ export class Owner {
       } else this.#idle.delete(recipient);
       recipient.handle(record);
     }
+  }
+
+  /** Other owners have the users of a tenure, or will have had them when they come back here. */
+  #lost(tenure: number): void {
+    for (const recipient of this.#recipients.values()) if (recipient.tenure === tenure) this.#abandon(recipient);
+  }
+
+  /** What is known here of a user's inbox and sessions is out of date, and nothing may be done about them. */
+  #abandon(recipient: Recipient): void {
+    recipient.abandon();
+    this.#idle.delete(recipient);
+    if (this.#recipients.get(recipient.userId) === recipient) this.#recipients.delete(recipient.userId);
   }
 
   /** Acceptance may have died before it wrote the record: it is written before a repeat of the send can look for it. */
@@ -341,6 +360,9 @@ export class Owner {
   }
 
   #sweep(): void {
+    const before = this.#sweptAt;
+    this.#sweptAt = performance.now();
+    if (this.#sweptAt - before > STOOD_STILL_MS) return;
     const nowMs = this.now();
     this.#storeHeld(nowMs - this.#deps.options.maxHoldMs);
     for (const device of [...this.unconfirmed]) this.#retransmit(device, nowMs);

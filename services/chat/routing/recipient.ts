@@ -65,7 +65,7 @@ export class Recipient {
       if (first) await this.#claim(first);
       for (const { link, deviceId, number } of sessions) {
         const device = this.devices.get(deviceId);
-        if (device) this.#attach(device, link, number, undefined, true);
+        if (device && !this.#abandoned) this.#attach(device, link, number, undefined, true);
       }
     }
     this.#busy = false;
@@ -91,10 +91,15 @@ export class Recipient {
     this.#abandoned = true;
     for (const device of this.devices.values()) {
       const { session } = device;
+      // What is unconfirmed is the next owner's: a row from here would come late.
+      device.window.clear();
+      device.messagesOut = device.receiptsOut = 0;
       if (!session) continue;
       this.detach(device, session.link, session.number);
       session.link.sessions.set(session.number, device);
     }
+    this.#waiting = [];
+    this.#tracked.clear();
   }
 
   /** Takes the next record of the user's stream. */
@@ -241,6 +246,7 @@ export class Recipient {
   }
 
   #step(record: LogRecord): Promise<void> | undefined {
+    if (this.#abandoned) return undefined;
     const { kind } = record.event;
     switch (kind.case) {
       case 'message':
@@ -345,6 +351,7 @@ export class Recipient {
   }
 
   #deliver(record: LogRecord, known: StatusRecord | undefined): void {
+    if (this.#abandoned) return;
     const id = confirmableId(record.event) as string;
     const message = record.event.kind.case === 'message' ? record.event.kind.value : undefined;
     const earlier = this.#tracked.get(id);

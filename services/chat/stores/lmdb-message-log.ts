@@ -3,7 +3,7 @@ import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { MeshError } from '@chatmesh/mesh';
 import type { Database, LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import { entryOf, payloadsOf, type StoredEntry } from './lmdb-log-entry.js';
-import type { LogConsumer, LogRecord, MessageLog, Position } from './message-log.js';
+import type { ConsumeOptions, LogConsumer, LogRecord, MessageLog, Position } from './message-log.js';
 
 /** Keys are spread over this many slots, and slots over consumers. */
 const SLOTS = 256;
@@ -49,7 +49,7 @@ interface Slot {
   owner: Consumer | undefined;
   /** Who gets the slot when the present owner has acknowledged everything of it; until then nothing of it is handed out. */
   next: Consumer | undefined;
-  /** How often the slot has been given to another consumer. */
+  /** Of the present owner; no other slot, and no other owner, has had the same. */
   tenure: number;
   /** Records that the owner holds. */
   owned: number;
@@ -59,6 +59,7 @@ interface Slot {
 
 interface Consumer extends LogConsumer {
   readonly handle: (records: LogRecord[]) => void;
+  readonly lost: (tenure: number) => void;
   readonly maxUnacknowledged: number;
   outstanding: number;
   /** Handed out and about to be handled. */
@@ -96,6 +97,7 @@ export class LmdbMessageLog implements MessageLog {
     waiting: NONE,
   }));
   readonly #consumers: Consumer[] = [];
+  #tenures = 0;
   /** Entries of which something is not acknowledged. */
   readonly #live = new Map<number, Entry>();
   #warm = 0;
@@ -158,6 +160,7 @@ export class LmdbMessageLog implements MessageLog {
     return new LmdbMessageLog(environment, name, options.recordsTogether);
   }
 
+  /** Events published and not yet acknowledged. */
   get backlog(): number {
     return this.#backlog;
   }
@@ -186,12 +189,16 @@ export class LmdbMessageLog implements MessageLog {
     return positions;
   }
 
-  async consume(handle: (records: LogRecord[]) => void, options: { maxUnacknowledged: number }): Promise<LogConsumer> {
+  async consume(handle: (records: LogRecord[]) => void, options: ConsumeOptions): Promise<LogConsumer> {
     const consumer: Consumer = {
       handle,
+      lost: options.lost ?? (() => {}),
       maxUnacknowledged: options.maxUnacknowledged,
       outstanding: 0,
       batch: [],
+      get unacknowledged() {
+        return this.outstanding;
+      },
       acknowledge: (records) => this.#acknowledge(consumer, records as readonly Outstanding[]),
       flushed: () => this.#writeAcks(),
       close: async () => this.#leave(consumer),
@@ -430,8 +437,12 @@ export class LmdbMessageLog implements MessageLog {
 
   /** A slot belongs to `owner` from now on, and what waited for that is due. */
   #give(slot: Slot, owner: Consumer | undefined): void {
-    if (slot.owner !== owner) slot.tenure++;
-    slot.owner = owner;
+    if (slot.owner !== owner) {
+      const { owner: former, tenure } = slot;
+      slot.owner = owner;
+      slot.tenure = ++this.#tenures;
+      if (former && this.#consumers.includes(former)) former.lost(tenure);
+    }
     slot.next = undefined;
     this.#rewind(slot.waiting);
     slot.waiting = NONE;

@@ -13,15 +13,28 @@ export interface LogRecord {
   readonly payload: Uint8Array;
   /**
    * True when the event may have been handled before: it was on the log when the log was opened, or its key came
-   * from another consumer. False proves that it is handed out for the first time.
+   * from another consumer, and for as long as the log cannot tell. False proves that it is handed out for the first time.
    */
   readonly mayRepeat: boolean;
-  /** Another number than that of the key's record before, if the key has been another consumer's in between. */
+  /** Another number than that of the key's record before, if the key may have been another consumer's in between. */
   readonly tenure: number;
+}
+
+/** How a consumer takes part. */
+export interface ConsumeOptions {
+  /** So many records are out at a time at the most; the rest waits on the log. */
+  readonly maxUnacknowledged: number;
+  /**
+   * Called when the keys of a tenure are no longer this consumer's: what it has of them unacknowledged is handed to another
+   * one, or handed out again, and acknowledging it has no effect.
+   */
+  readonly lost?: (tenure: number) => void;
 }
 
 /** A member of the group of consumers that share the log. */
 export interface LogConsumer {
+  /** Records that it has been handed and has not acknowledged. */
+  readonly unacknowledged: number;
   /** Marks records as handled: they are not handed out again, at the latest one second later. */
   acknowledge(records: readonly LogRecord[]): void;
   /**
@@ -53,12 +66,11 @@ export interface MessageLog extends AsyncDisposable {
    */
   publish(events: readonly LogEvent[], record?: (positions: readonly Position[]) => void): Promise<Position[]>;
   /**
-   * Joins the group of consumers. `handle` gets records in order and must not throw; at most `maxUnacknowledged`
-   * records are out at a time, the rest waits on the log.
+   * Joins the group of consumers. `handle` gets records in order and must not throw.
+   *
+   * @throws MeshError `unavailable`
    */
-  consume(handle: (records: LogRecord[]) => void, options: { maxUnacknowledged: number }): Promise<LogConsumer>;
-  /** Events published and not yet acknowledged. */
-  readonly backlog: number;
+  consume(handle: (records: LogRecord[]) => void, options: ConsumeOptions): Promise<LogConsumer>;
   /** False while the last attempt to write failed. */
   readonly writable: boolean;
 }

@@ -1,0 +1,326 @@
+import type * as Pulsar from 'pulsar-client';
+import { MeshError } from './errors.js';
+import type { Logger } from './observe.js';
+
+export interface PulsarOptions {
+  /** `pulsar://host:port` or `pulsar+ssl://host:port`, also several hosts parted by commas. */
+  readonly serviceUrl: string;
+  /** A JSON web token that the broker accepts. Secret. */
+  readonly token?: string | undefined;
+  /** A PEM file with the authorities that sign the brokers' certificates. */
+  readonly tlsCaFile?: string | undefined;
+  readonly logger: Logger;
+}
+
+/** Where a message is stored: unique within the cluster, and growing along a topic's partition. */
+export interface MessagePlace {
+  readonly ledger: number;
+  readonly entry: number;
+  /** Within a batch. */
+  readonly index: number;
+}
+
+/** A message that was received and not acknowledged. */
+export interface ReceivedMessage {
+  readonly place: MessagePlace;
+  /** Of its topic; 0 for a topic without partitions. */
+  readonly partition: number;
+  readonly data: Buffer;
+  /** What {@link PulsarSubscription.acknowledge} takes. */
+  readonly handle: unknown;
+}
+
+/** What a lookup, a subscription or the creation of a producer may take, as the client counts it. */
+const OPERATION_TIMEOUT_S = 5;
+const CONNECT_TIMEOUT_MS = 3_000;
+const SEND_TIMEOUT_MS = 5_000;
+const BATCHING_DELAY_MS = 1;
+const BATCHING_MAX_MESSAGES = 1_000;
+const MAX_PENDING = 20_000;
+const RECEIVER_QUEUE = 500;
+const RECEIVER_QUEUE_ALL = 10_000;
+const BATCH_RECEIVE = { maxNumMessages: 500, maxNumBytes: 1024 * 1024, timeoutMs: 5 };
+/** The client's numbers for its log levels. */
+const WARN = 2;
+const ERROR = 3;
+
+/** A connection to a Pulsar cluster: the only place that knows the client. */
+export class PulsarClient {
+  readonly #client: Pulsar.Client;
+
+  private constructor(client: Pulsar.Client) {
+    this.#client = client;
+  }
+
+  /**
+   * Makes a client; it connects with the first producer or subscription.
+   *
+   * @throws MeshError `failed_precondition` where the optional package or its binary is not installed.
+   */
+  static async create({ serviceUrl, token, tlsCaFile, logger }: PulsarOptions): Promise<PulsarClient> {
+    const pulsar = await load();
+    return new PulsarClient(
+      new pulsar.Client({
+        serviceUrl,
+        operationTimeoutSeconds: OPERATION_TIMEOUT_S,
+        connectionTimeoutMs: CONNECT_TIMEOUT_MS,
+        ...(token && { authentication: new pulsar.AuthenticationToken({ token }) }),
+        ...(tlsCaFile && { tlsTrustCertsFilePath: tlsCaFile, tlsValidateHostname: true }),
+        log: (level, _file, _line, message) => {
+          if (level >= ERROR) logger.warn({ engine: 'pulsar' }, message);
+          else if (level >= WARN) logger.debug({ engine: 'pulsar' }, message);
+        },
+      }),
+    );
+  }
+
+  /** The partitions of a topic by name, in order; the topic itself where it has none. @throws MeshError */
+  async partitionsOf(topic: string): Promise<string[]> {
+    return await this.#client.getPartitionsForTopic(topic).catch(raise);
+  }
+
+  /** A producer for one topic without partitions, or one partition. @throws MeshError */
+  async producer(topic: string): Promise<PulsarProducer> {
+    const producer = await this.#client
+      .createProducer({
+        topic,
+        sendTimeoutMs: SEND_TIMEOUT_MS,
+        batchingEnabled: true,
+        batchingMaxPublishDelayMs: BATCHING_DELAY_MS,
+        batchingMaxMessages: BATCHING_MAX_MESSAGES,
+        maxPendingMessages: MAX_PENDING,
+        blockIfQueueFull: false,
+      })
+      .catch(raise);
+    return new PulsarProducer(producer);
+  }
+
+  /** Joins a Key_Shared subscription of a topic with all its partitions. @throws MeshError */
+  async subscribe(topic: string, subscription: string): Promise<PulsarSubscription> {
+    const consumer = await this.#client
+      .subscribe({
+        topic,
+        subscription,
+        subscriptionType: 'KeyShared',
+        subscriptionInitialPosition: 'Earliest',
+        batchIndexAckEnabled: true,
+        receiverQueueSize: RECEIVER_QUEUE,
+        receiverQueueSizeAcrossPartitions: RECEIVER_QUEUE_ALL,
+        batchReceivePolicy: BATCH_RECEIVE,
+      })
+      .catch(raise);
+    return new PulsarSubscription(consumer);
+  }
+
+  async close(): Promise<void> {
+    await this.#client.close().catch(() => {});
+  }
+}
+
+/** Appends to one topic; what is sent together goes out in one batch. */
+export class PulsarProducer {
+  readonly #producer: Pulsar.Producer;
+
+  constructor(producer: Pulsar.Producer) {
+    this.#producer = producer;
+  }
+
+  get connected(): boolean {
+    return this.#producer.isConnected();
+  }
+
+  /**
+   * Appends a message. Messages keep the order of the calls.
+   *
+   * @returns its place, when it is durable.
+   * @throws MeshError `unavailable`: it may have become durable all the same.
+   */
+  async send(data: Uint8Array, key: string): Promise<MessagePlace> {
+    const buffer = Buffer.from(data.buffer, data.byteOffset, data.byteLength);
+    return placeOf(await this.#producer.send({ data: buffer, partitionKey: key, orderingKey: key }).catch(raise));
+  }
+
+  async close(): Promise<void> {
+    await this.#producer.close().catch(() => {});
+  }
+}
+
+/** A member of a subscription. */
+export class PulsarSubscription {
+  readonly #consumer: Pulsar.Consumer;
+  /** Whether the last call found many messages: then a batch costs half as much, but waits for more to come. */
+  #many = false;
+
+  constructor(consumer: Pulsar.Consumer) {
+    this.#consumer = consumer;
+  }
+
+  get connected(): boolean {
+    return this.#consumer.isConnected();
+  }
+
+  /**
+   * Waits for messages, in the order of their partitions; may return none. One call at a time.
+   *
+   * @throws MeshError `cancelled` once it is closed, `unavailable` otherwise.
+   */
+  async receive(): Promise<ReceivedMessage[]> {
+    const messages = this.#many
+      ? await this.#consumer.batchReceive().catch(raise)
+      : [await this.#consumer.receive().catch(raise)];
+    this.#many = messages.length > BATCH_RECEIVE.timeoutMs || (!this.#many && this.#soonAgain());
+    return messages.map(received);
+  }
+
+  /** Two single messages within a millisecond are the beginning of many. */
+  #soonAgain(): boolean {
+    const nowMs = performance.now();
+    const soon = nowMs - this.#lastMs < 1;
+    this.#lastMs = nowMs;
+    return soon;
+  }
+  #lastMs = 0;
+
+  /** Lets the broker forget a message. It has it a tenth of a second later, unless the connection is lost. */
+  acknowledge(message: ReceivedMessage): void {
+    // What is not taken comes again.
+    this.#consumer.acknowledgeId(message.handle as Pulsar.MessageId).catch(() => {});
+  }
+
+  /** Leaves; what is not acknowledged goes to others. */
+  async close(): Promise<void> {
+    await this.#consumer.close().catch(() => {});
+  }
+}
+
+async function load(): Promise<typeof Pulsar> {
+  try {
+    return (await import('pulsar-client')).default as unknown as typeof Pulsar;
+  } catch (cause) {
+    throw new MeshError(
+      'failed_precondition',
+      'PULSAR_URL is set, but the optional package pulsar-client is not installed, or has no binary for this platform: install it with npm install pulsar-client, or unset PULSAR_URL',
+      { cause },
+    );
+  }
+}
+
+function received(message: Pulsar.Message): ReceivedMessage {
+  const id = message.getMessageId();
+  const text = id.toString();
+  return { place: parsed(text), partition: Math.max(0, partitionIn(text)), data: message.getData(), handle: id };
+}
+
+function placeOf(id: Pulsar.MessageId): MessagePlace {
+  return parsed(id.toString());
+}
+
+/** `(ledger,entry,partition,index)`, the only form in which the client tells them; -1 stands for "none". */
+function parsed(text: string): MessagePlace {
+  const [ledger, entry, , index] = text.slice(1, -1).split(',');
+  return { ledger: Number(ledger), entry: Number(entry), index: Math.max(0, Number(index)) };
+}
+
+function partitionIn(text: string): number {
+  return Number(text.slice(1, -1).split(',')[2]);
+}
+
+/** What says that somebody has to do something before it can work. */
+const PRECONDITIONS = [/Authenti/i, /Authoriz/i, /TopicNotFound/i, /InvalidTopicName/i, /InvalidUrl/i, /NotAllowed/i];
+
+/** The client's errors are told apart by their text alone. */
+function raise(error: unknown): never {
+  const text = error instanceof Error ? error.message : String(error);
+  if (/AlreadyClosed/.test(text)) throw new MeshError('cancelled', 'the Pulsar client is closed', { cause: error });
+  if (PRECONDITIONS.some((pattern) => pattern.test(text)))
+    throw new MeshError('failed_precondition', `Pulsar refuses: ${text}`, { cause: error });
+  throw new MeshError('unavailable', `Pulsar: ${text}`, { cause: error });
+}
+
+/** Prepares a cluster through its HTTP interface; everything may be done again. */
+export class PulsarAdmin {
+  readonly #url: string;
+  readonly #token: string | undefined;
+
+  constructor({ url, token }: { url: string; token: string | undefined }) {
+    this.#url = url.replace(/\/$/, '');
+    this.#token = token;
+  }
+
+  /**
+   * Makes a namespace, and sets what the log relies on: a producer that sends again after a lost connection is not stored
+   * twice, and a full backlog refuses messages instead of holding up whoever sends.
+   *
+   * @param namespace `tenant/name`.
+   * @throws MeshError `unavailable` or `failed_precondition`
+   */
+  async prepareNamespace(namespace: string, { backlogBytes }: { backlogBytes: number }): Promise<void> {
+    const [tenant = ''] = namespace.split('/');
+    const clusters = (await this.#call('GET', '/clusters')) as string[];
+    await this.#create(`/tenants/${tenant}`, { allowedClusters: clusters, adminRoles: [] });
+    await this.#create(`/namespaces/${namespace}`, {});
+    await this.#call('POST', `/namespaces/${namespace}/deduplication`, true);
+    await this.#call('POST', `/namespaces/${namespace}/backlogQuota?backlogQuotaType=destination_storage`, {
+      limitSize: backlogBytes,
+      policy: 'producer_exception',
+    });
+  }
+
+  /** Makes a partitioned topic with a subscription, from its beginning. @returns how many partitions it has. */
+  async prepareTopic(topic: string, options: { partitions: number; subscription: string }): Promise<number> {
+    const path = pathOf(topic);
+    await this.#create(`${path}/partitions`, options.partitions);
+    await this.#create(`${path}/subscription/${options.subscription}`, {
+      ledgerId: -1,
+      entryId: -1,
+      partitionIndex: -1,
+    });
+    const { partitions } = (await this.#call('GET', `${path}/partitions`)) as { partitions: number };
+    return partitions;
+  }
+
+  async deleteTopic(topic: string): Promise<void> {
+    await this.#call('DELETE', `${pathOf(topic)}/partitions?force=true`);
+  }
+
+  /** Entries that a subscription has not been acknowledged, over all partitions. */
+  async backlog(topic: string, subscription: string): Promise<number> {
+    const stats = (await this.#call('GET', `${pathOf(topic)}/partitioned-stats?perPartition=false`)) as {
+      subscriptions: Record<string, { msgBacklog: number }>;
+    };
+    return stats.subscriptions[subscription]?.msgBacklog ?? 0;
+  }
+
+  /** Like {@link #call}, where what is there already is no error. */
+  async #create(path: string, body: unknown): Promise<void> {
+    await this.#call('PUT', path, body, [409]);
+  }
+
+  async #call(method: string, path: string, body?: unknown, accepted: readonly number[] = []): Promise<unknown> {
+    let response: Response;
+    try {
+      response = await fetch(`${this.#url}/admin/v2${path}`, {
+        method,
+        signal: AbortSignal.timeout(ADMIN_TIMEOUT_MS),
+        headers: { 'content-type': 'application/json', ...(this.#token && { authorization: `Bearer ${this.#token}` }) },
+        ...(body !== undefined && { body: JSON.stringify(body) }),
+      });
+    } catch (cause) {
+      throw new MeshError('unavailable', `Pulsar's admin interface does not answer`, { cause });
+    }
+    const text = await response.text();
+    if (response.ok) return text === '' ? undefined : JSON.parse(text);
+    if (accepted.includes(response.status)) return undefined;
+    const kind = response.status >= 500 ? 'unavailable' : 'failed_precondition';
+    throw new MeshError(
+      kind,
+      `Pulsar's admin interface refuses ${method} ${path} with ${response.status}: ${text.slice(0, 200)}`,
+    );
+  }
+}
+
+const ADMIN_TIMEOUT_MS = 15_000;
+
+function pathOf(topic: string): string {
+  return `/${topic.replace('://', '/')}`;
+}
