@@ -60,7 +60,7 @@ export default {
     ),
     forbid(
       'services-never-import-each-other',
-      'A service calls another one over gRPC. Only services/main.ts, which starts them, imports all four.',
+      'A service calls another one over gRPC. Only what lies beside them in services/ imports all four: it starts and prepares them.',
       { path: '^services/([^/]+)/' },
       { path: services, pathNot: '^services/$1/' },
     ),

@@ -1,17 +1,13 @@
-import { readConfig as chatConfig } from '@chatmesh/chat/config';
-import { readConfig as edgeConfig } from '@chatmesh/edge/config';
 import {
   AdminServer,
   ConfigError,
   createLogger,
-  EnvReader,
   giveBackMemoryWhenIdle,
   Metrics,
   runServices,
   toMeshError,
 } from '@chatmesh/mesh';
-import { readConfig as presenceConfig } from '@chatmesh/presence/config';
-import { readConfig as userConfig } from '@chatmesh/user/config';
+import { readMeshConfig } from './config.js';
 
 const NAMES = ['user', 'presence', 'chat', 'edge'] as const;
 const DRAIN_MS = 25_000;
@@ -23,19 +19,7 @@ async function main(): Promise<void> {
   if (unknown.length > 0)
     throw new ConfigError([`unknown service ${unknown.join(', ')}; there are ${NAMES.join(', ')}`]);
 
-  const env = new EnvReader(process.env);
-  // Every service reads its variables, started or not: so a misspelt one is noticed wherever it is set.
-  const config = {
-    user: userConfig(env),
-    presence: presenceConfig(env),
-    chat: chatConfig(env),
-    edge: edgeConfig(env),
-    adminHost: env.string('ADMIN_HOST', '127.0.0.1'),
-    adminPort: env.port('ADMIN_PORT', 9090),
-    logLevel: env.string('LOG_LEVEL', 'info'),
-  };
-  env.finish();
-
+  const config = readMeshConfig(process.env);
   const logger = createLogger({ name: 'chatmesh', level: config.logLevel });
   const deps = { logger, metrics: new Metrics() };
   const admin = new AdminServer({ ...deps, variable: 'ADMIN_PORT' });

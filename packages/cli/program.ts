@@ -1,6 +1,7 @@
 import { Command, CommanderError, Option } from 'commander';
 import { chatCommand } from './commands/chat.js';
 import { inboxCommand } from './commands/inbox.js';
+import { migrateCommand } from './commands/migrate.js';
 import { sendCommand } from './commands/send.js';
 import { statusCommand } from './commands/status.js';
 import { tailCommand } from './commands/tail.js';
@@ -109,6 +110,15 @@ function program(terminal: Terminal): Command {
     .addOption(jsonOption())
     .addHelpText('after', examples('chatmesh inbox --user-id "$USER_ID"'))
     .action((options) => inboxCommand(terminal, options));
+
+  root
+    .command('migrate')
+    .description(
+      'Prepares the real engines that the environment names, such as DATABASE_URL; repeating it changes nothing.',
+    )
+    .addOption(jsonOption())
+    .addHelpText('after', examples('DATABASE_URL=postgres://user:password@db.example/chatmesh chatmesh migrate'))
+    .action((options) => migrateCommand(terminal, options));
 
   root
     .command('demo')

@@ -11,6 +11,15 @@ export class ConfigError extends Error {
   }
 }
 
+/** What a URL must be, for the operator who has set another one. */
+export interface UrlRule {
+  readonly expected: string;
+  readonly example: string;
+  accepts(url: URL): boolean;
+}
+
+const ANY_URL: UrlRule = { expected: 'an absolute URL', example: 'https://host.example/path', accepts: () => true };
+
 /**
  * Reads the environment's variables. A bad value is remembered and the default returned, so that {@link finish} can name
  * everything at once. A variable that is set to nothing counts as not set.
@@ -47,12 +56,17 @@ export class EnvReader {
     return this.#read(name);
   }
 
-  /** An absolute URL, as it was written. */
-  url(name: string): string | undefined {
+  /** An absolute URL, as it was written; of the kind that `rule` accepts, if one is given. */
+  url(name: string, rule: UrlRule = ANY_URL): string | undefined {
     const value = this.#read(name);
-    if (value === undefined || URL.canParse(value)) return value;
-    this.#bad(name, 'an absolute URL', 'https://host.example/path');
+    if (value === undefined || (URL.canParse(value) && rule.accepts(new URL(value)))) return value;
+    this.#bad(name, rule.expected, rule.example);
     return undefined;
+  }
+
+  /** Reports what is wrong between variables, as a sentence that begins with one's name. */
+  reject(name: string, problem: string): void {
+    if (!this.#problems.has(name)) this.#problems.set(name, problem);
   }
 
   boolean(name: string, fallback: boolean): boolean {

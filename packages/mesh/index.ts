@@ -12,3 +12,5 @@ export * from './lifecycle.js';
 export * from './lock.js';
 export * from './mailbox.js';
 export * from './observe.js';
+export * from './outage.js';
+export { isPostgresUrl, POSTGRES_URL } from './sql-url.js';

@@ -7,10 +7,20 @@ import { GroupService } from '@chatmesh/gen/user/v1/group';
 import { KeyService } from '@chatmesh/gen/user/v1/key';
 import { SettingsService } from '@chatmesh/gen/user/v1/settings';
 import { UserService as ProfileService } from '@chatmesh/gen/user/v1/user';
-import { acquireLock, type DirectoryLock, GrpcServer, type Logger, type Metrics, type Service } from '@chatmesh/mesh';
+import {
+  acquireLock,
+  type DirectoryLock,
+  GrpcServer,
+  type Logger,
+  MeshError,
+  type Metrics,
+  type Service,
+  untilAvailable,
+} from '@chatmesh/mesh';
 import type { UserConfig } from './config.js';
 import { directoryRpc, userRpc } from './rpc.js';
 import { PgliteEngine } from './stores/pglite-engine.js';
+import { PostgresEngine } from './stores/postgres-engine.js';
 import { SqlUserStore } from './stores/sql-user-store.js';
 import type { UserStore } from './stores/user-store.js';
 import { newSigningKey, TokenIssuer } from './token-issuer.js';
@@ -27,52 +37,45 @@ export interface UserOverrides {
 export class UserService implements Service {
   readonly name = 'user';
   readonly #config: UserConfig;
+  readonly #logger: Logger;
   readonly #server: GrpcServer;
-  readonly #store: UserStore;
+  readonly #overrides: Partial<UserOverrides>;
   readonly #lock: DirectoryLock | undefined;
+  readonly #stopping = new AbortController();
+  /** Undefined until PostgreSQL has answered. */
+  #store: UserStore | undefined;
+  #starting: Promise<void> | undefined;
   #port = 0;
   #disposed: Promise<void> | undefined;
 
-  private constructor(config: UserConfig, server: GrpcServer, store: UserStore, lock: DirectoryLock | undefined) {
+  private constructor(
+    config: UserConfig,
+    { logger, metrics }: { logger: Logger; metrics: Metrics },
+    overrides: Partial<UserOverrides>,
+    { store, lock }: { store?: UserStore; lock?: DirectoryLock },
+  ) {
     this.#config = config;
-    this.#server = server;
+    this.#logger = logger;
+    this.#server = new GrpcServer({ name: 'user', logger, metrics });
+    this.#overrides = overrides;
     this.#store = store;
     this.#lock = lock;
   }
 
   /**
-   * Opens the store, by default the embedded one under `DATA_DIR/user`, and makes the first signing key if there is none.
+   * Opens the embedded store under `DATA_DIR/user`, unless PostgreSQL is configured: that is connected to at the start.
    *
    * @throws MeshError `failed_precondition` naming the lock file when another process has the store open, and naming the
    * directory when its database is damaged.
    */
   static async create(
     config: UserConfig,
-    { logger, metrics }: { logger: Logger; metrics: Metrics },
+    deps: { logger: Logger; metrics: Metrics },
     overrides: Partial<UserOverrides> = {},
   ): Promise<UserService> {
-    const { now = Date.now, newId = randomUUID } = overrides;
-    const { store, lock } = overrides.store
-      ? { store: overrides.store, lock: undefined }
-      : await openEmbedded(join(config.dataDir, 'user'), logger);
-    try {
-      const [key] = await store.signingKeys(await newSigningKey(now()));
-      if (!key) throw new Error('the store has lost the signing key that it was given');
-      const deps = { store, issuer: await TokenIssuer.create(key), now, newId };
-      const server = new GrpcServer({ name: 'user', logger, metrics })
-        .add(DirectoryService, directoryRpc(deps))
-        .add(ProfileService, userRpc(deps))
-        .add(AuthService, auth)
-        .add(ContactService, contacts)
-        .add(SettingsService, settings)
-        .add(GroupService, groups)
-        .add(KeyService, keys);
-      return new UserService(config, server, store, lock);
-    } catch (error) {
-      await store[Symbol.asyncDispose]();
-      await lock?.release();
-      throw error;
-    }
+    const { store } = overrides;
+    if (store || config.database) return new UserService(config, deps, overrides, { ...(store && { store }) });
+    return new UserService(config, deps, overrides, await openEmbedded(join(config.dataDir, 'user'), deps.logger));
   }
 
   /** The port listened on, once started. */
@@ -82,15 +85,48 @@ export class UserService implements Service {
 
   /** False while users cannot be read or written. */
   get ready(): boolean {
-    return this.#store.ready;
+    return this.#store?.ready ?? false;
   }
 
-  async start(): Promise<void> {
+  /**
+   * Waits for PostgreSQL where it is configured, makes the first signing key if there is none, and listens.
+   *
+   * @throws MeshError `failed_precondition` with a sentence for the operator when PostgreSQL refuses the credentials or has
+   * another schema than this version needs; `cancelled` when the service is drained meanwhile.
+   */
+  start(): Promise<void> {
+    this.#starting = this.#start();
+    return this.#starting;
+  }
+
+  async #start(): Promise<void> {
     const { host, port } = this.#config;
+    const { now = Date.now, newId = randomUUID } = this.#overrides;
+    const candidate = await newSigningKey(now());
+    const [store, key] = await untilAvailable(
+      'the user database',
+      async () => {
+        this.#store ??= await this.#connect();
+        return [this.#store, (await this.#store.signingKeys(candidate))[0]] as const;
+      },
+      { signal: this.#stopping.signal, logger: this.#logger },
+    );
+    if (!key) throw new Error('the store has lost the signing key that it was given');
+    const deps = { store, issuer: await TokenIssuer.create(key), now, newId };
+    this.#server
+      .add(DirectoryService, directoryRpc(deps))
+      .add(ProfileService, userRpc(deps))
+      .add(AuthService, auth)
+      .add(ContactService, contacts)
+      .add(SettingsService, settings)
+      .add(GroupService, groups)
+      .add(KeyService, keys);
+    if (this.#stopping.signal.aborted) throw new MeshError('cancelled', 'the service is stopping');
     this.#port = await this.#server.listen({ host, port, variable: 'USER_PORT' });
   }
 
   async drain(deadlineMs: number): Promise<void> {
+    this.#stopping.abort();
     await this.#server.drain(deadlineMs);
   }
 
@@ -99,9 +135,18 @@ export class UserService implements Service {
     return this.#disposed;
   }
 
+  async #connect(): Promise<UserStore> {
+    const { database } = this.#config;
+    if (!database) throw new Error('a service without PostgreSQL has its store from the beginning');
+    return await SqlUserStore.open(await PostgresEngine.open(database, this.#logger));
+  }
+
   async #dispose(): Promise<void> {
+    this.#stopping.abort();
+    // It may be about to have connected; every attempt has a deadline.
+    await this.#starting?.catch(() => {});
     await this.#server.close();
-    await this.#store[Symbol.asyncDispose]();
+    await this.#store?.[Symbol.asyncDispose]();
     await this.#lock?.release();
   }
 }

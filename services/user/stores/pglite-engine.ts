@@ -7,7 +7,7 @@ import { Kysely } from 'kysely';
 import { type SingleSession, singleSessionDialect } from './pglite-dialect.js';
 import type { Said, Statement } from './pglite-worker.js';
 import type { Schema } from './schema.js';
-import type { SqlEngine } from './sql-user-store.js';
+import type { Queries, SqlEngine } from './sql-user-store.js';
 
 const PROGRAM = fileURLToPath(new URL('./pglite-worker.js', import.meta.url));
 const REOPEN_MS = 1_000;
@@ -25,6 +25,7 @@ type Answer = Extract<Said, { rows: unknown[] }>;
  */
 export class PgliteEngine implements SqlEngine {
   readonly db: Kysely<Schema>;
+  readonly shared = false;
   readonly #directory: string;
   readonly #logger: Logger;
   readonly #closing = new AbortController();
@@ -53,6 +54,10 @@ export class PgliteEngine implements SqlEngine {
 
   get ready(): boolean {
     return this.#thread !== undefined;
+  }
+
+  lookUp<T>(ask: (queries: Queries) => Promise<T>): Promise<T> {
+    return ask(this.db);
   }
 
   [Symbol.asyncDispose](): Promise<void> {

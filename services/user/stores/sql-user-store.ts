@@ -1,6 +1,6 @@
 import { MeshError } from '@chatmesh/mesh';
-import { type Kysely, Migrator, sql, type Transaction } from 'kysely';
-import { migrations } from '../migrations/index.js';
+import { type Kysely, sql, type Transaction } from 'kysely';
+import { checkSchema, migrateSchema } from '../migrations/migrate.js';
 import type { Schema } from './schema.js';
 import type {
   DeviceId,
@@ -16,11 +16,18 @@ import type {
 /** Any number that no other user of advisory locks in this database takes: here, whoever makes the first key. */
 const FIRST_KEY_LOCK = 7_002_001;
 
+/** Statements on a database: on the whole of it, or within a transaction. */
+export type Queries = Kysely<Schema> | Transaction<Schema>;
+
 /** An engine that speaks PostgreSQL, opened. */
 export interface SqlEngine extends AsyncDisposable {
   readonly db: Kysely<Schema>;
   /** False while it cannot write. */
   readonly ready: boolean;
+  /** True where others use the database, too: its schema is theirs as well, and is not changed in passing. */
+  readonly shared: boolean;
+  /** Reads, from a replica where there is one; it sees everything that was answered before. */
+  lookUp<T>(ask: (queries: Queries) => Promise<T>): Promise<T>;
 }
 
 /** Users in plain PostgreSQL, whichever engine runs it. */
@@ -34,20 +41,17 @@ export class SqlUserStore implements UserStore {
   }
 
   /**
-   * Brings the schema up to date, under an advisory lock, and takes over the engine.
+   * Takes over the engine. A schema of its own is brought up to date, a shared one only looked at.
    *
-   * @throws MeshError `failed_precondition` naming the migration that failed.
+   * @throws MeshError `failed_precondition` naming the migration that failed, or saying what to run where a shared schema is
+   * older or newer than this version; `unavailable`. The engine is closed then.
    */
   static async open(engine: SqlEngine): Promise<SqlUserStore> {
-    const migrator = new Migrator({ db: engine.db, provider: { getMigrations: async () => migrations } });
-    const { error, results } = await migrator.migrateToLatest();
-    if (error !== undefined) {
+    try {
+      await (engine.shared ? checkSchema(engine.db) : migrateSchema(engine.db));
+    } catch (error) {
       await engine[Symbol.asyncDispose]();
-      const failed = results?.find(({ status }) => status === 'Error')?.migrationName ?? 'before the first';
-      const why = error instanceof Error ? error.message : String(error);
-      throw new MeshError('failed_precondition', `the user database cannot be migrated (${failed}): ${why}`, {
-        cause: error,
-      });
+      throw error;
     }
     return new SqlUserStore(engine);
   }
@@ -83,7 +87,7 @@ export class SqlUserStore implements UserStore {
   }
 
   findDevices(devices: readonly DeviceId[]): Promise<(DeviceState | undefined)[]> {
-    return findDevices(this.#db, devices);
+    return this.#engine.lookUp((queries) => findDevices(queries, devices));
   }
 
   async registerDevice(r: Registration, atMs: number): Promise<DeviceState | undefined> {
@@ -136,21 +140,7 @@ export class SqlUserStore implements UserStore {
 
   async resolveUsers(userIds: readonly string[]): Promise<DirectoryRow[]> {
     if (userIds.length === 0) return [];
-    return await this.#db
-      .selectFrom('users')
-      .leftJoin('settings', 'settings.user_id', 'users.id')
-      .select((e) => [
-        'users.id as userId',
-        sql<string[]>`array(select d.id from devices d where d.user_id = users.id and d.revoked_at is null)`.as(
-          'deviceIds',
-        ),
-        sql<string[]>`array(select b.blocked_id from blocks b where b.user_id = users.id)`.as('blockedUserIds'),
-        e.fn.coalesce('settings.read_receipts', e.lit(true)).as('readReceipts'),
-        e('users.suspended_at', 'is not', null).$castTo<boolean>().as('suspended'),
-      ])
-      .where(sql<boolean>`users.id = any(${userIds}::uuid[])`)
-      .where('users.deleted_at', 'is', null)
-      .execute();
+    return await this.#engine.lookUp((queries) => resolveUsers(queries, userIds));
   }
 
   async findProfile(userId: string): Promise<Profile | undefined> {
@@ -233,8 +223,6 @@ export class SqlUserStore implements UserStore {
   }
 }
 
-type Queries = Kysely<Schema> | Transaction<Schema>;
-
 async function findDevices(db: Queries, devices: readonly DeviceId[]): Promise<(DeviceState | undefined)[]> {
   const [users, ids] = [devices.map((d) => d.userId), devices.map((d) => d.deviceId)];
   const { rows } = await sql<{
@@ -258,6 +246,24 @@ async function findDevices(db: Queries, devices: readonly DeviceId[]): Promise<(
     if (revoked) return { suspended, deleted, device: 'revoked' };
     return { suspended, deleted, device: announced ? 'announced' : 'unannounced' };
   });
+}
+
+async function resolveUsers(db: Queries, userIds: readonly string[]): Promise<DirectoryRow[]> {
+  return await db
+    .selectFrom('users')
+    .leftJoin('settings', 'settings.user_id', 'users.id')
+    .select((e) => [
+      'users.id as userId',
+      sql<string[]>`array(select d.id from devices d where d.user_id = users.id and d.revoked_at is null)`.as(
+        'deviceIds',
+      ),
+      sql<string[]>`array(select b.blocked_id from blocks b where b.user_id = users.id)`.as('blockedUserIds'),
+      e.fn.coalesce('settings.read_receipts', e.lit(true)).as('readReceipts'),
+      e('users.suspended_at', 'is not', null).$castTo<boolean>().as('suspended'),
+    ])
+    .where(sql<boolean>`users.id = any(${userIds}::uuid[])`)
+    .where('users.deleted_at', 'is', null)
+    .execute();
 }
 
 async function listKeys(db: Queries): Promise<SigningKey[]> {

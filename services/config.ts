@@ -1,0 +1,36 @@
+import { type ChatConfig, readConfig as chatConfig } from '@chatmesh/chat/config';
+import { type EdgeConfig, readConfig as edgeConfig } from '@chatmesh/edge/config';
+import { EnvReader } from '@chatmesh/mesh';
+import { type PresenceConfig, readConfig as presenceConfig } from '@chatmesh/presence/config';
+import { type UserConfig, readConfig as userConfig } from '@chatmesh/user/config';
+
+/** The configuration of all services, and of the process that runs some of them. */
+export interface MeshConfig {
+  readonly user: UserConfig;
+  readonly presence: PresenceConfig;
+  readonly chat: ChatConfig;
+  readonly edge: EdgeConfig;
+  readonly adminHost: string;
+  readonly adminPort: number;
+  readonly logLevel: string;
+}
+
+/**
+ * Reads the variables of every service, started or not: so a misspelt one is noticed wherever it is set.
+ *
+ * @throws ConfigError naming every problem.
+ */
+export function readMeshConfig(variables: NodeJS.ProcessEnv): MeshConfig {
+  const env = new EnvReader(variables);
+  const config = {
+    user: userConfig(env),
+    presence: presenceConfig(env),
+    chat: chatConfig(env),
+    edge: edgeConfig(env),
+    adminHost: env.string('ADMIN_HOST', '127.0.0.1'),
+    adminPort: env.port('ADMIN_PORT', 9090),
+    logLevel: env.string('LOG_LEVEL', 'info'),
+  };
+  env.finish();
+  return config;
+}
