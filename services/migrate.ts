@@ -22,6 +22,15 @@ const ENGINES: readonly EngineEntry[] = [
       return applied.length > 0 ? `applied ${applied.join(', ')}` : 'is up to date';
     },
   },
+  {
+    engine: 'Pulsar',
+    variable: 'PULSAR_URL',
+    configured: ({ chat }) => chat.pulsar !== undefined,
+    async prepare({ chat: { pulsar } }) {
+      const { migrateLog } = await import('@chatmesh/chat');
+      return pulsar ? await migrateLog(pulsar) : '';
+    },
+  },
 ];
 
 /** As the command line's own: 0 done, 1 refused, 2 wrong configuration, 3 an engine does not answer. */

@@ -3,7 +3,7 @@ import { MeshError } from './errors.js';
 import type { Logger } from './observe.js';
 
 export interface PulsarOptions {
-  /** `pulsar://host:port` or `pulsar+ssl://host:port`, also several hosts parted by commas. */
+  /** `pulsar://host:port` or `pulsar+ssl://host:port`. */
   readonly serviceUrl: string;
   /** A JSON web token that the broker accepts. Secret. */
   readonly token?: string | undefined;
@@ -40,6 +40,9 @@ const MAX_PENDING = 20_000;
 const RECEIVER_QUEUE = 500;
 const RECEIVER_QUEUE_ALL = 10_000;
 const BATCH_RECEIVE = { maxNumMessages: 500, maxNumBytes: 1024 * 1024, timeoutMs: 5 };
+/** With fewer in a batch, the wait for it costs more than single messages do. */
+const MANY = 5;
+const ADMIN_TIMEOUT_MS = 15_000;
 /** The client's numbers for its log levels. */
 const WARN = 2;
 const ERROR = 3;
@@ -148,8 +151,9 @@ export class PulsarProducer {
 /** A member of a subscription. */
 export class PulsarSubscription {
   readonly #consumer: Pulsar.Consumer;
-  /** Whether the last call found many messages: then a batch costs half as much, but waits for more to come. */
+  /** Whether many messages come: then they are received in batches, which cost half as much but wait for more. */
   #many = false;
+  #lastSingleMs = 0;
 
   constructor(consumer: Pulsar.Consumer) {
     this.#consumer = consumer;
@@ -168,18 +172,17 @@ export class PulsarSubscription {
     const messages = this.#many
       ? await this.#consumer.batchReceive().catch(raise)
       : [await this.#consumer.receive().catch(raise)];
-    this.#many = messages.length > BATCH_RECEIVE.timeoutMs || (!this.#many && this.#soonAgain());
+    this.#many = this.#many ? messages.length > MANY : this.#soonAgain();
     return messages.map(received);
   }
 
   /** Two single messages within a millisecond are the beginning of many. */
   #soonAgain(): boolean {
     const nowMs = performance.now();
-    const soon = nowMs - this.#lastMs < 1;
-    this.#lastMs = nowMs;
+    const soon = nowMs - this.#lastSingleMs < 1;
+    this.#lastSingleMs = nowMs;
     return soon;
   }
-  #lastMs = 0;
 
   /** Lets the broker forget a message. It has it a tenth of a second later, unless the connection is lost. */
   acknowledge(message: ReceivedMessage): void {
@@ -207,22 +210,19 @@ async function load(): Promise<typeof Pulsar> {
 
 function received(message: Pulsar.Message): ReceivedMessage {
   const id = message.getMessageId();
-  const text = id.toString();
-  return { place: parsed(text), partition: Math.max(0, partitionIn(text)), data: message.getData(), handle: id };
+  const [ledger, entry, partition, index] = numbersOf(id);
+  return { place: { ledger, entry, index }, partition, data: message.getData(), handle: id };
 }
 
 function placeOf(id: Pulsar.MessageId): MessagePlace {
-  return parsed(id.toString());
+  const [ledger, entry, , index] = numbersOf(id);
+  return { ledger, entry, index };
 }
 
-/** `(ledger,entry,partition,index)`, the only form in which the client tells them; -1 stands for "none". */
-function parsed(text: string): MessagePlace {
-  const [ledger, entry, , index] = text.slice(1, -1).split(',');
-  return { ledger: Number(ledger), entry: Number(entry), index: Math.max(0, Number(index)) };
-}
-
-function partitionIn(text: string): number {
-  return Number(text.slice(1, -1).split(',')[2]);
+/** `(ledger,entry,partition,index)` is the only form in which the client tells them; -1 stands for "none". */
+function numbersOf(id: Pulsar.MessageId): [number, number, number, number] {
+  const [ledger, entry, partition, index] = id.toString().slice(1, -1).split(',');
+  return [Number(ledger), Number(entry), Math.max(0, Number(partition)), Math.max(0, Number(index))];
 }
 
 /** What says that somebody has to do something before it can work. */
@@ -318,8 +318,6 @@ export class PulsarAdmin {
     );
   }
 }
-
-const ADMIN_TIMEOUT_MS = 15_000;
 
 function pathOf(topic: string): string {
   return `/${topic.replace('://', '/')}`;

@@ -11,11 +11,45 @@ export interface ChatConfig {
   readonly sendBurst: number;
   readonly deliveryRetries: number;
   readonly deliveryRetryMs: number;
+  /** 32 bytes; undefined where a file beside the embedded data holds them. Secret. */
+  readonly fingerprintKey: Buffer | undefined;
+  /** The embedded log serves without it. */
+  readonly pulsar: PulsarConfig | undefined;
 }
+
+export interface PulsarConfig {
+  /** pulsar:// or pulsar+ssl://. */
+  readonly serviceUrl: string;
+  /** http:// or https://; used by the migration alone. */
+  readonly adminUrl: string;
+  /** tenant/namespace. */
+  readonly namespace: string;
+  /** Secret. */
+  readonly token: string | undefined;
+  readonly tlsCaFile: string | undefined;
+  /** Of the topic that the migration makes. */
+  readonly partitions: number;
+  /** What may wait on a partition before it refuses more, bytes. */
+  readonly backlogBytes: number;
+  /** 0 to 255; the positions of a higher one come after all of a lower one. */
+  readonly epoch: number;
+}
+
+const PULSAR_URL = {
+  accepts: (url: URL) => url.protocol === 'pulsar:' || url.protocol === 'pulsar+ssl:',
+  expected: 'pulsar://host:port or pulsar+ssl://host:port',
+  example: 'pulsar://pulsar.example:6650',
+};
+const ADMIN_URL = {
+  accepts: (url: URL) => url.protocol === 'http:' || url.protocol === 'https:',
+  expected: 'an http:// or https:// URL',
+  example: 'http://pulsar.example:8080',
+};
 
 /** Reads the chat service's variables; problems are reported by the reader. */
 export function readConfig(env: EnvReader): ChatConfig {
   const host = env.string('MESH_HOST', '127.0.0.1');
+  const pulsar = readPulsar(env);
   return {
     host,
     port: env.port('CHAT_PORT', 7001),
@@ -26,5 +60,42 @@ export function readConfig(env: EnvReader): ChatConfig {
     sendBurst: env.int('SEND_BURST', 1000, { min: 1, max: 1_000_000 }),
     deliveryRetries: env.int('DELIVERY_RETRIES', 3, { min: 0, max: 20 }),
     deliveryRetryMs: env.int('DELIVERY_RETRY_MS', 10_000, { min: 10, max: 600_000 }),
+    fingerprintKey: readFingerprintKey(env, pulsar !== undefined),
+    pulsar,
   };
+}
+
+function readPulsar(env: EnvReader): PulsarConfig | undefined {
+  const serviceUrl = env.url('PULSAR_URL', PULSAR_URL);
+  const adminUrl = env.url('PULSAR_ADMIN_URL', ADMIN_URL);
+  const config = {
+    adminUrl: adminUrl ?? '',
+    namespace: env.string('PULSAR_NAMESPACE', 'chatmesh/mesh'),
+    token: env.optional('PULSAR_TOKEN'),
+    tlsCaFile: env.optional('PULSAR_TLS_CA'),
+    partitions: env.int('PULSAR_PARTITIONS', 16, { min: 1, max: 4096 }),
+    backlogBytes: env.int('PULSAR_BACKLOG_BYTES', 10 * 1024 ** 3, { min: 1024 ** 2, max: 10 ** 15 - 1 }),
+    epoch: env.int('PULSAR_EPOCH', 0, { min: 0, max: 255 }),
+  };
+  if (!/^[\w.-]+\/[\w.-]+$/.test(config.namespace)) {
+    env.reject(
+      'PULSAR_NAMESPACE',
+      'PULSAR_NAMESPACE must be tenant/namespace; for example PULSAR_NAMESPACE=chatmesh/mesh',
+    );
+  }
+  return serviceUrl === undefined ? undefined : { serviceUrl, ...config };
+}
+
+/** @param shared whether other routers work on the same engines. */
+function readFingerprintKey(env: EnvReader, shared: boolean): Buffer | undefined {
+  const text = env.optional('CHAT_FINGERPRINT_KEY');
+  if (text !== undefined && /^[\da-f]{64}$/i.test(text)) return Buffer.from(text, 'hex');
+  if (text !== undefined || shared) {
+    const problem = text === undefined ? 'is needed with real engines:' : 'must be';
+    env.reject(
+      'CHAT_FINGERPRINT_KEY',
+      `CHAT_FINGERPRINT_KEY ${problem} 64 hexadecimal digits, the same for all routers; make one with: openssl rand -hex 32`,
+    );
+  }
+  return undefined;
 }

@@ -1,4 +1,5 @@
 export { type ChatConfig, readConfig } from './config.js';
+export { migrateLog, type Stores } from './engines.js';
 export { type ChatOverrides, ChatService } from './service.js';
 export type { InboxRow, InboxStore } from './stores/inbox-store.js';
 export { LmdbInboxStore } from './stores/lmdb-inbox-store.js';

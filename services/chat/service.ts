@@ -1,164 +1,97 @@
-import { randomBytes } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
 import { RouterService } from '@chatmesh/gen/chat/v1/router';
-import { acquireLock, GrpcServer, type Logger, MeshError, type Metrics, type Service } from '@chatmesh/mesh';
-import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
+import { GrpcServer, type Logger, MeshError, type Metrics, type Service } from '@chatmesh/mesh';
+import type { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import type { ChatConfig } from './config.js';
 import { monotonic } from './domain/clock.js';
 import { Fingerprinter } from './domain/fingerprint.js';
 import { TokenBuckets } from './domain/token-bucket.js';
+import { fingerprintKeyOf, openEmbedded, openStores, type Stores } from './engines.js';
 import { GrpcDirectory, GrpcSessions } from './routing/clients.js';
 import { CachedDirectory, type DirectoryClient } from './routing/directory.js';
 import { Ingress } from './routing/ingress.js';
 import { OWNER_DEFAULTS, Owner, type OwnerOptions, type SessionFinder } from './routing/owner.js';
 import { Sweeper } from './routing/sweeper.js';
 import { internalRpc, routerRpc } from './rpc.js';
-import type { InboxStore } from './stores/inbox-store.js';
-import { LmdbInboxStore } from './stores/lmdb-inbox-store.js';
-import { LmdbMessageLog } from './stores/lmdb-message-log.js';
-import { LmdbStatusStore } from './stores/lmdb-status-store.js';
 import type { MessageLog } from './stores/message-log.js';
-import type { StatusStore } from './stores/status-store.js';
 
-const KEY_BYTES = 32;
 const RATE_SWEEP_MS = 10_000;
 
 /** What a test may replace. */
-export interface ChatOverrides {
-  readonly log: MessageLog;
-  readonly deadLetters: MessageLog;
-  readonly inbox: InboxStore;
-  readonly statuses: StatusStore;
+export interface ChatOverrides extends Stores {
   readonly directory: DirectoryClient;
   readonly presence: SessionFinder;
   readonly now: () => number;
   readonly owner: Partial<OwnerOptions>;
 }
 
+interface Deps {
+  readonly logger: Logger;
+  readonly metrics: Metrics;
+}
+
+/** What works on the stores, once they are open. */
+interface Router {
+  readonly log: MessageLog;
+  readonly ingress: Ingress;
+  readonly owner: Owner;
+  readonly sweeper: Sweeper;
+}
+
 /** The router: accepts messages onto the log and delivers what the log hands it. */
 export class ChatService implements Service {
   readonly name = 'chat';
-  readonly sweeper: Sweeper;
-  readonly owner: Owner;
   readonly #config: ChatConfig;
+  readonly #deps: Deps;
+  readonly #overrides: Partial<ChatOverrides>;
+  readonly #environment: LmdbEnvironment | undefined;
   readonly #server: GrpcServer;
-  readonly #ingress: Ingress;
   readonly #rates: TokenBuckets;
-  readonly #log: MessageLog;
-  readonly #close: (() => Promise<unknown> | unknown)[];
+  readonly #closing: (() => Promise<unknown> | unknown)[];
+  readonly #stopping = new AbortController();
+  #router: Router | undefined;
+  #starting: Promise<void> | undefined;
   #rateTimer: NodeJS.Timeout | undefined;
   #port = 0;
   #disposed: Promise<void> | undefined;
 
   private constructor(
     config: ChatConfig,
-    deps: Omit<ChatOverrides, 'owner'> & { owner: OwnerOptions; key: Buffer; logger: Logger; metrics: Metrics },
-    close: (() => Promise<unknown> | unknown)[],
+    deps: Deps,
+    overrides: Partial<ChatOverrides>,
+    environment: LmdbEnvironment | undefined,
+    closing: (() => Promise<unknown> | unknown)[],
   ) {
-    const { log, deadLetters, inbox, statuses, presence, logger, metrics } = deps;
-    const now = monotonic(deps.now);
-    const directory = new CachedDirectory(deps.directory, now);
     this.#config = config;
-    this.#close = close;
-    this.#log = log;
+    this.#deps = deps;
+    this.#overrides = overrides;
+    this.#environment = environment;
+    this.#closing = closing;
     this.#rates = new TokenBuckets({ rate: config.sendRate, burst: config.sendBurst });
-    this.#ingress = new Ingress({
-      log,
-      statuses,
-      directory,
-      fingerprints: new Fingerprinter(deps.key),
-      rates: this.#rates,
-      now,
-    });
-    this.owner = new Owner({
-      log,
-      deadLetters,
-      inbox,
-      statuses,
-      directory,
-      presence,
-      now,
-      logger,
-      options: deps.owner,
-    });
-    this.sweeper = new Sweeper({ owner: this.owner, inbox, statuses, now, logger });
-    const rpc = { ingress: this.#ingress, owner: this.owner, directory, log, inbox, statuses };
-    this.#server = new GrpcServer({ name: 'chat', logger, metrics })
-      .add(RouterService, routerRpc(rpc))
-      .add(InternalChatService, internalRpc(rpc));
-    const latency = metrics.histogram({
-      name: 'chatmesh_accept_to_transmit_seconds',
-      help: 'From the acceptance of a message to its transmission to a device.',
-      buckets: [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5, 60],
-    });
-    this.owner.onTransmitted = ({ acceptedAtMs }) => latency.observe((now() - Number(acceptedAtMs)) / 1000);
-    metrics.gauge(
-      {
-        name: 'chatmesh_log_unacknowledged',
-        help: 'Events that the log has handed to this router and that it is not done with.',
-      },
-      () => this.owner.unacknowledged,
-    );
-    metrics.gauge(
-      { name: 'chatmesh_recipients', help: 'Users with an actor on this router.' },
-      () => this.owner.recipients,
-    );
+    this.#server = new GrpcServer({ name: 'chat', ...deps });
   }
 
   /**
-   * Opens the stores under `DATA_DIR/chat`.
+   * Opens the embedded stores, where some are used, under `DATA_DIR/chat`; real engines are connected to at the start.
    *
    * @throws MeshError `failed_precondition` naming the file when another process holds them or a data file is damaged.
    */
-  static async create(
-    config: ChatConfig,
-    deps: { logger: Logger; metrics: Metrics },
-    overrides: Partial<ChatOverrides> = {},
-  ): Promise<ChatService> {
-    const close: (() => Promise<unknown> | unknown)[] = [];
+  static async create(config: ChatConfig, deps: Deps, overrides: Partial<ChatOverrides> = {}): Promise<ChatService> {
+    const closing: (() => Promise<unknown> | unknown)[] = [];
     try {
-      const directoryPath = join(config.dataDir, 'chat');
-      const lock = await acquireLock(directoryPath);
-      close.push(() => lock.release());
-      const environment = LmdbEnvironment.open(directoryPath);
-      close.push(() => environment[Symbol.asyncDispose]());
-      // What a test hands in is the test's to close.
-      const log =
-        overrides.log ??
-        disposing(close, LmdbMessageLog.open(environment, 'log', { recordsTogether: !overrides.statuses }));
-      const deadLetters = overrides.deadLetters ?? disposing(close, LmdbMessageLog.open(environment, 'dead'));
-      const directory =
-        overrides.directory ?? closing(close, new GrpcDirectory({ address: config.userAddress, logger: deps.logger }));
-      const presence =
-        overrides.presence ??
-        closing(close, new GrpcSessions({ address: config.presenceAddress, logger: deps.logger }));
-      return new ChatService(
-        config,
-        {
-          ...deps,
-          log,
-          deadLetters,
-          inbox: overrides.inbox ?? new LmdbInboxStore(environment),
-          statuses: overrides.statuses ?? new LmdbStatusStore(environment),
-          directory,
-          presence,
-          now: overrides.now ?? Date.now,
-          owner: {
-            ...OWNER_DEFAULTS,
-            deliveryRetries: config.deliveryRetries,
-            deliveryRetryMs: config.deliveryRetryMs,
-            ...overrides.owner,
-          },
-          key: fingerprintKey(directoryPath),
-        },
-        close,
-      );
+      return new ChatService(config, deps, overrides, await openEmbedded(config, overrides, closing), closing);
     } catch (error) {
-      for (const release of close.reverse()) await release();
+      for (const release of closing.reverse()) await release();
       throw error;
     }
+  }
+
+  get owner(): Owner {
+    return this.#running().owner;
+  }
+
+  get sweeper(): Sweeper {
+    return this.#running().sweeper;
   }
 
   get port(): number {
@@ -167,26 +100,43 @@ export class ChatService implements Service {
 
   /** False while messages cannot be made durable. */
   get ready(): boolean {
-    return this.#log.writable;
+    return this.#router?.log.writable ?? false;
   }
 
-  async start(): Promise<void> {
+  /**
+   * Waits for the real engines, if any, takes up what is on the log, and listens.
+   *
+   * @throws MeshError `failed_precondition` with a sentence for the operator, `cancelled` when the service is drained meanwhile.
+   */
+  start(): Promise<void> {
+    this.#starting = this.#start();
+    return this.#starting;
+  }
+
+  async #start(): Promise<void> {
+    const router = await this.#open();
+    this.#router = router;
     // What is on the log is taken up before anything new can be accepted, so that a repeat finds its status record.
-    await this.owner.start();
+    await router.owner.start();
+    if (this.#stopping.signal.aborted) throw new MeshError('cancelled', 'the service is stopping');
     this.#port = await this.#server.listen({ host: this.#config.host, port: this.#config.port, variable: 'CHAT_PORT' });
-    this.sweeper.start();
+    router.sweeper.start();
     this.#rateTimer = setInterval(() => this.#rates.sweep(Date.now()), RATE_SWEEP_MS).unref();
   }
 
   async drain(deadlineMs: number): Promise<void> {
+    this.#stopping.abort();
     const draining = this.#server.drain(deadlineMs);
-    await this.#ingress.drain();
-    await this.owner.settled();
-    // Edges keep their streams for as long as they may: nothing else would end these calls before the deadline.
-    this.owner.endLinks();
+    if (this.#router) {
+      const { ingress, owner } = this.#router;
+      await ingress.drain();
+      await owner.settled();
+      // Edges keep their streams for as long as they may: nothing else would end these calls before the deadline.
+      owner.endLinks();
+    }
     await draining;
     // What sessions had not confirmed has gone to the inboxes.
-    await this.owner.settled();
+    await this.#router?.owner.settled();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -195,36 +145,65 @@ export class ChatService implements Service {
   }
 
   async #dispose(): Promise<void> {
+    this.#stopping.abort();
+    await this.#starting?.catch(() => {});
     clearInterval(this.#rateTimer);
-    this.sweeper.stop();
+    this.#router?.sweeper.stop();
     await this.#server.close();
-    await this.owner.stop();
-    for (const release of this.#close.reverse()) await release();
+    await this.#router?.owner.stop();
+    for (const release of this.#closing.reverse()) await release();
   }
-}
 
-function closing<T extends { close(): void }>(close: (() => unknown)[], closable: T): T {
-  close.push(() => closable.close());
-  return closable;
-}
-
-function disposing<T extends AsyncDisposable>(close: (() => unknown)[], disposable: T): T {
-  close.push(() => disposable[Symbol.asyncDispose]());
-  return disposable;
-}
-
-/** The key of the fingerprints in status records, made at the first start and kept beside the data. */
-function fingerprintKey(directory: string): Buffer {
-  const file = join(directory, 'fingerprint.key');
-  if (!existsSync(file)) {
-    mkdirSync(directory, { recursive: true });
-    writeFileSync(file, randomBytes(KEY_BYTES), { mode: 0o600 });
+  #running(): Router {
+    if (!this.#router) throw new Error('the service has not started');
+    return this.#router;
   }
-  const key = readFileSync(file);
-  if (key.length !== KEY_BYTES)
-    throw new MeshError(
-      'failed_precondition',
-      `the key file ${file} is damaged: ${KEY_BYTES} bytes expected, ${key.length} found`,
+
+  async #open(): Promise<Router> {
+    const config = this.#config;
+    const { logger, metrics } = this.#deps;
+    const overrides = this.#overrides;
+    const closing = this.#closing;
+    const stores = await openStores(config, this.#environment, overrides, {
+      logger,
+      signal: this.#stopping.signal,
+      closing,
+    });
+    const now = monotonic(overrides.now ?? Date.now);
+    const directory = new CachedDirectory(
+      overrides.directory ?? closed(closing, new GrpcDirectory({ address: config.userAddress, logger })),
+      now,
     );
-  return key;
+    const presence =
+      overrides.presence ?? closed(closing, new GrpcSessions({ address: config.presenceAddress, logger }));
+    const { log, statuses, inbox } = stores;
+    const fingerprints = new Fingerprinter(fingerprintKeyOf(config));
+    const ingress = new Ingress({ log, statuses, directory, fingerprints, rates: this.#rates, now });
+    const { deliveryRetries, deliveryRetryMs } = config;
+    const options = { ...OWNER_DEFAULTS, deliveryRetries, deliveryRetryMs, ...overrides.owner };
+    const owner = new Owner({ ...stores, directory, presence, now, logger, options });
+    const sweeper = new Sweeper({ owner, inbox, statuses, now, logger });
+    const rpc = { ingress, owner, directory, log, inbox, statuses };
+    this.#server.add(RouterService, routerRpc(rpc)).add(InternalChatService, internalRpc(rpc));
+    const latency = metrics.histogram({
+      name: 'chatmesh_accept_to_transmit_seconds',
+      help: 'From the acceptance of a message to its transmission to a device.',
+      buckets: [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5, 60],
+    });
+    owner.onTransmitted = ({ acceptedAtMs }) => latency.observe((now() - Number(acceptedAtMs)) / 1000);
+    metrics.gauge(
+      {
+        name: 'chatmesh_log_unacknowledged',
+        help: 'Events that the log has handed to this router and that it is not done with.',
+      },
+      () => owner.unacknowledged,
+    );
+    metrics.gauge({ name: 'chatmesh_recipients', help: 'Users with an actor on this router.' }, () => owner.recipients);
+    return { log, ingress, owner, sweeper };
+  }
+}
+
+function closed<T extends { close(): void }>(closing: (() => unknown)[], closable: T): T {
+  closing.push(() => closable.close());
+  return closable;
 }

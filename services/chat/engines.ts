@@ -1,0 +1,157 @@
+import { randomBytes } from 'node:crypto';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { acquireLock, type Logger, MeshError, untilAvailable } from '@chatmesh/mesh';
+import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
+import type { ChatConfig, PulsarConfig } from './config.js';
+import type { InboxStore } from './stores/inbox-store.js';
+import { LmdbInboxStore } from './stores/lmdb-inbox-store.js';
+import { LmdbMessageLog } from './stores/lmdb-message-log.js';
+import { LmdbStatusStore } from './stores/lmdb-status-store.js';
+import type { MessageLog } from './stores/message-log.js';
+import type { StatusStore } from './stores/status-store.js';
+
+/** What the router works on. */
+export interface Stores {
+  readonly log: MessageLog;
+  readonly deadLetters: MessageLog;
+  readonly inbox: InboxStore;
+  readonly statuses: StatusStore;
+}
+
+type Closing = (() => Promise<unknown> | unknown)[];
+
+const KEY_BYTES = 32;
+
+/**
+ * Opens what lives under `DATA_DIR/chat`; undefined where nothing does. What is opened is closed through `closing`.
+ *
+ * @throws MeshError `failed_precondition` naming the file when another process holds it or it is damaged.
+ */
+export async function openEmbedded(
+  config: ChatConfig,
+  overrides: Partial<Stores>,
+  closing: Closing,
+): Promise<LmdbEnvironment | undefined> {
+  const logElsewhere = (overrides.log && overrides.deadLetters) || config.pulsar;
+  const storesElsewhere = overrides.inbox && overrides.statuses;
+  if (logElsewhere && storesElsewhere && config.fingerprintKey) return undefined;
+  const directory = directoryOf(config);
+  const lock = await acquireLock(directory);
+  closing.push(() => lock.release());
+  const environment = LmdbEnvironment.open(directory);
+  closing.push(() => environment[Symbol.asyncDispose]());
+  return environment;
+}
+
+/**
+ * The stores that the configuration names, as soon as their engines answer: this is the only place that picks them.
+ *
+ * @throws MeshError `failed_precondition` with what the operator has to do, `cancelled` when the signal fires.
+ */
+export async function openStores(
+  config: ChatConfig,
+  environment: LmdbEnvironment | undefined,
+  overrides: Partial<Stores>,
+  { logger, signal, closing }: { logger: Logger; signal: AbortSignal; closing: Closing },
+): Promise<Stores> {
+  const opened = { ...overrides };
+  if (config.pulsar && !(opened.log && opened.deadLetters)) {
+    const { pulsar } = config;
+    Object.assign(
+      opened,
+      await untilAvailable('Pulsar', () => openPulsar(pulsar, logger, closing), { signal, logger }),
+    );
+  }
+  if (environment) {
+    opened.statuses ??= new LmdbStatusStore(environment);
+    opened.inbox ??= new LmdbInboxStore(environment);
+    // What acceptance records goes out with the group commit of the events where both share it.
+    const recordsTogether = opened.statuses instanceof LmdbStatusStore && !overrides.statuses;
+    opened.log ??= disposing(closing, LmdbMessageLog.open(environment, 'log', { recordsTogether }));
+    opened.deadLetters ??= disposing(closing, LmdbMessageLog.open(environment, 'dead'));
+  }
+  return opened as Stores;
+}
+
+/** The key of the fingerprints in status records: all routers on the same stores need the same one. */
+export function fingerprintKeyOf(config: ChatConfig): Buffer {
+  return config.fingerprintKey ?? storedKey(directoryOf(config));
+}
+
+async function openPulsar(
+  config: PulsarConfig,
+  logger: Logger,
+  closing: Closing,
+): Promise<Pick<Stores, 'log' | 'deadLetters'>> {
+  const { PulsarClient } = await import('@chatmesh/mesh/pulsar');
+  const { PulsarMessageLog } = await import('./stores/pulsar-message-log.js');
+  const client = await PulsarClient.create({ ...config, logger });
+  try {
+    const open = (name: string) =>
+      PulsarMessageLog.open(client, { topic: `persistent://${config.namespace}/${name}`, epoch: config.epoch, logger });
+    const log = await open(EVENTS_TOPIC);
+    const deadLetters = await open(DEAD_LETTERS_TOPIC);
+    closing.push(() => client.close());
+    disposing(closing, log);
+    disposing(closing, deadLetters);
+    return { log, deadLetters };
+  } catch (error) {
+    await client.close();
+    throw error;
+  }
+}
+
+const EVENTS_TOPIC = 'events';
+const DEAD_LETTERS_TOPIC = 'dead-letters';
+
+/**
+ * Prepares Pulsar for the routers: namespace, topics and subscriptions. Doing it again changes nothing.
+ *
+ * @returns what was done, as the end of a sentence.
+ * @throws MeshError `unavailable`, or `failed_precondition` with what the operator has to do.
+ */
+export async function migrateLog(config: PulsarConfig): Promise<string> {
+  const { PulsarAdmin } = await import('@chatmesh/mesh/pulsar');
+  const { SUBSCRIPTION } = await import('./stores/pulsar-message-log.js');
+  const admin = new PulsarAdmin({ url: config.adminUrl, token: config.token });
+  await admin.prepareNamespace(config.namespace, { backlogBytes: config.backlogBytes });
+  const topic = (name: string) => `persistent://${config.namespace}/${name}`;
+  const prepare = (name: string, partitions: number) =>
+    admin.prepareTopic(topic(name), { partitions, subscription: SUBSCRIPTION });
+  const partitions = await prepare(EVENTS_TOPIC, config.partitions);
+  await prepare(DEAD_LETTERS_TOPIC, 1);
+  if (partitions !== config.partitions) {
+    // Another number would send users to other partitions, past what waits for them in the old ones.
+    throw new MeshError(
+      'failed_precondition',
+      `the topic ${topic(EVENTS_TOPIC)} has ${partitions} partitions and keeps them: set PULSAR_PARTITIONS=${partitions}`,
+    );
+  }
+  return `has its topics under ${config.namespace}, with ${partitions} partitions`;
+}
+
+function directoryOf(config: ChatConfig): string {
+  return join(config.dataDir, 'chat');
+}
+
+function disposing<T extends AsyncDisposable>(closing: Closing, disposable: T): T {
+  closing.push(() => disposable[Symbol.asyncDispose]());
+  return disposable;
+}
+
+/** Made at the first start and kept beside the embedded data. */
+function storedKey(directory: string): Buffer {
+  const file = join(directory, 'fingerprint.key');
+  if (!existsSync(file)) {
+    mkdirSync(directory, { recursive: true });
+    writeFileSync(file, randomBytes(KEY_BYTES), { mode: 0o600 });
+  }
+  const key = readFileSync(file);
+  if (key.length !== KEY_BYTES)
+    throw new MeshError(
+      'failed_precondition',
+      `the key file ${file} is damaged: ${KEY_BYTES} bytes expected, ${key.length} found`,
+    );
+  return key;
+}
