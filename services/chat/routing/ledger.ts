@@ -237,7 +237,7 @@ export class Ledger {
         device.id,
         rows.map((row) => row.position),
       )
-        .catch(() => {})
+        .catch(() => device.recipient.doubt())
         .then(() => {
           for (const row of rows) this.#listener.settled(row);
         });

@@ -1,6 +1,6 @@
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
-import { confirmableId, deviceMark, receiptOf } from '../domain/events.js';
+import { confirmableId, deviceMark, type LogEvent, receiptOf } from '../domain/events.js';
 import { UNCLAIMED_DEVICE } from '../domain/ids.js';
 import type { InboxRow } from '../stores/inbox-store.js';
 import type { LogRecord, Position } from '../stores/message-log.js';
@@ -33,6 +33,12 @@ export class Recipient {
   #busy = true;
   #exists = true;
   #abandoned = false;
+  /**
+   * Every row from here on was put into the inbox by this actor, which has seen all that was confirmed of them: it need not ask
+   * for their status. Undefined before its first event that is new for certain, and for good once a confirmation came late.
+   */
+  #knowsFrom: Position | undefined;
+  #knowsAll = true;
   /** Asked to {@link locate} while a step was on its way. */
   #toLocate = false;
   #late: Promise<unknown> = Promise.resolve();
@@ -142,6 +148,7 @@ export class Recipient {
   /** Confirms events that are not in a device's window: long confirmed, waiting in the inbox, or never sent to this user. */
   confirmLate(deviceId: string, status: MessageStatus, ids: readonly string[]): Promise<string[]> {
     const device = this.devices.get(deviceId);
+    this.doubt();
     for (const id of ids) device?.settling.add(id);
     if (status === MessageStatus.UNSPECIFIED && device) {
       for (const id of ids) rememberAck(device, id);
@@ -352,6 +359,7 @@ export class Recipient {
 
   #deliver(record: LogRecord, known: StatusRecord | undefined): void {
     if (this.#abandoned) return;
+    if (!record.mayRepeat) this.#knowsFrom ??= record.position;
     const id = confirmableId(record.event) as string;
     const message = record.event.kind.case === 'message' ? record.event.kind.value : undefined;
     const earlier = this.#tracked.get(id);
@@ -401,7 +409,7 @@ export class Recipient {
   }
 
   async #drain(device: Device): Promise<void> {
-    const { inbox, statuses } = this.#owner;
+    const { inbox } = this.#owner;
     device.draining = true;
     try {
       while (device.state === 'draining' && device.session?.ready) {
@@ -423,20 +431,13 @@ export class Recipient {
           break;
         }
         const events = readable.map((row) => LogEventWire.decode(row.payload));
-        const known = await this.#owner.whileUnavailable(() =>
-          statuses.get(
-            events
-              .map((e) => (e.kind.case === 'message' ? e.kind.value.serverMessageId : ''))
-              .filter((id) => id !== ''),
-          ),
-        );
+        const known = this.#knows(readable) ? undefined : await this.#statusesOf(events);
         if (device.session !== session) continue;
-        let next = 0;
         const confirmed: Position[] = [];
         readable.forEach((row, i) => {
-          const event = events[i] as (typeof events)[number];
+          const event = events[i] as LogEvent;
           const message = event.kind.case === 'message' ? event.kind.value : undefined;
-          const record = message ? known[next++] : undefined;
+          const record = message && known?.get(message.serverMessageId);
           const id = confirmableId(event) as string;
           device.cursor = row.position;
           if (device.window.has(id)) return;
@@ -463,6 +464,26 @@ export class Recipient {
     } finally {
       device.draining = false;
     }
+  }
+
+  /** The status records know more than this actor. */
+  doubt(): void {
+    this.#knowsAll = false;
+  }
+
+  /** Whether nothing can be known elsewhere of rows that is not known here; what one device confirmed is news to the others. */
+  #knows(rows: readonly InboxRow[]): boolean {
+    const [first] = rows;
+    if (!this.#knowsAll || this.#knowsFrom === undefined || this.devices.size > 1) return false;
+    return first !== undefined && first.position >= this.#knowsFrom;
+  }
+
+  async #statusesOf(events: readonly LogEvent[]): Promise<Map<string, StatusRecord>> {
+    const ids = events.flatMap(({ kind }) => (kind.case === 'message' ? [kind.value.serverMessageId] : []));
+    const records = await this.#owner.whileUnavailable(() => this.#owner.statuses.get(ids));
+    const known = new Map<string, StatusRecord>();
+    for (const [i, record] of records.entries()) if (record) known.set(ids[i] as string, record);
+    return known;
   }
 
   /** Tells the session that it is caught up, when everything accepted before it opened has been transmitted. */
