@@ -78,7 +78,7 @@ export class EnvReader {
     return fallback;
   }
 
-  /** A list of host:port, separated by commas. */
+  /** A list of host:port, or dns:///name:port for all addresses of a name, separated by commas. */
   addresses(name: string, fallback: string[]): string[] {
     const value = this.#read(name);
     if (value === undefined) return fallback;
@@ -124,6 +124,6 @@ function shown(name: string, value: string): string {
 }
 
 function isAddress(text: string): boolean {
-  const [, port] = /^(?:[\w.-]+|\[[\da-fA-F:.]+\]):(\d{1,5})$/.exec(text) ?? [];
+  const [, port] = /^(?:dns:\/\/\/)?(?:[\w.-]+|\[[\da-fA-F:.]+\]):(\d{1,5})$/.exec(text) ?? [];
   return port !== undefined && Number(port) >= 1 && Number(port) <= 65_535;
 }

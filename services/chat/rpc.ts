@@ -48,6 +48,7 @@ export function routerRpc({ ingress, owner, directory, log }: RpcDeps): ServiceI
             return;
           }
           link = new EdgeLink(request.hello.edgeId, call);
+          link.welcome();
           owner.addLink(link);
         }
         const edge = link;

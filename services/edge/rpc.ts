@@ -7,7 +7,6 @@ import {
 } from '@chatmesh/gen/chat/v1/chat';
 import type { ClientFrame, ServerFrame } from '@chatmesh/gen/chat/v1/frames';
 import { ClientFrameSchema } from '@chatmesh/gen/chat/v1/frames';
-import type { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
 import type { SubmitResult } from '@chatmesh/gen/chat/v1/router';
 import { PresenceService } from '@chatmesh/gen/presence/v1/presence';
 import { AuthService } from '@chatmesh/gen/user/v1/auth';
@@ -16,7 +15,7 @@ import { GroupService } from '@chatmesh/gen/user/v1/group';
 import { KeyService } from '@chatmesh/gen/user/v1/key';
 import { SettingsService } from '@chatmesh/gen/user/v1/settings';
 import { UserService } from '@chatmesh/gen/user/v1/user';
-import { type Client, connectCode, MeshError, toMeshError, validate } from '@chatmesh/mesh';
+import { connectCode, MeshError, toMeshError, validate } from '@chatmesh/mesh';
 import { ConnectError, type ConnectRouter, type HandlerContext } from '@connectrpc/connect';
 import type { Admission } from './auth/admission.js';
 import type { TokenVerifier, VerifiedToken } from './auth/token-verifier.js';
@@ -28,13 +27,12 @@ export interface RpcDeps {
   readonly admission: Admission;
   readonly verifier: TokenVerifier;
   readonly sessions: SessionTable;
-  readonly chat: Client<typeof InternalChatService>;
   readonly now: () => number;
 }
 
 /** The public services over Connect, gRPC and gRPC-Web. */
 export function routes(router: ConnectRouter, deps: RpcDeps): void {
-  const { admission, sessions, chat } = deps;
+  const { admission, sessions } = deps;
 
   router.service(ChatService, {
     async *connect(requests, context) {
@@ -80,19 +78,20 @@ export function routes(router: ConnectRouter, deps: RpcDeps): void {
       if (request.receipts.length === 0 && request.eventIds.length === 0)
         throw new MeshError('invalid_argument', 'nothing to acknowledge');
       const { userId, deviceId } = await admission.admit(bearerOf(context));
-      const { notFound } = await chat.confirm({
-        userId,
-        deviceId,
-        receipts: request.receipts,
-        eventIds: request.eventIds,
-      });
+      const { receipts, eventIds } = request;
+      const { notFound } = await sessions.routers.call(userId, (chat) =>
+        chat.confirm({ userId, deviceId, receipts, eventIds }),
+      );
       return { notFound };
     }),
 
     getStatus: unary(async (request, context) => {
       validate(GetStatusRequestSchema, request);
       const { userId } = await admission.admit(bearerOf(context));
-      const { states } = await chat.getMessageStatus({ senderId: userId, serverMessageIds: request.serverMessageIds });
+      const { serverMessageIds } = request;
+      const { states } = await sessions.routers.call(userId, (chat) =>
+        chat.getMessageStatus({ senderId: userId, serverMessageIds }),
+      );
       return { states };
     }),
   });

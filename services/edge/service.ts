@@ -1,8 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { create } from '@bufbuild/protobuf';
-import { MessageStatus, ReceiptUpdateSchema } from '@chatmesh/gen/chat/v1/frames';
-import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
-import { type Client, createClient, type Logger, type Metrics, type Service } from '@chatmesh/mesh';
+import type { Logger, Metrics, Service } from '@chatmesh/mesh';
 import { Admission } from './auth/admission.js';
 import { TokenVerifier } from './auth/token-verifier.js';
 import type { EdgeConfig } from './config.js';
@@ -22,7 +19,6 @@ export class EdgeService implements Service {
   readonly sessions: SessionTable;
   readonly #listeners: Listeners;
   readonly #admission: Admission;
-  readonly #chat: Client<typeof InternalChatService> & { close(): void };
   readonly #presence: PresenceReporter;
   #disposed: Promise<void> | undefined;
 
@@ -34,16 +30,14 @@ export class EdgeService implements Service {
     const { logger, metrics } = deps;
     const now = overrides.now ?? Date.now;
     const edgeId = randomUUID();
-    const chatAddress = config.routers[0] as string;
     const verifier = new TokenVerifier({ config: config.auth, userAddress: config.userAddress, logger, now });
     this.#admission = new Admission({
       verifier,
       userAddress: config.userAddress,
-      chatAddress,
+      routers: () => this.sessions.routers,
       maxConnectionsPerUser: config.maxConnectionsPerUser,
       logger,
     });
-    this.#chat = createClient(InternalChatService, { address: chatAddress, logger });
     this.#presence = new PresenceReporter({
       address: config.presenceAddress,
       edgeId,
@@ -56,15 +50,6 @@ export class EdgeService implements Service {
       logger,
       now,
       checkToken: (token) => this.#admission.admit(token),
-      confirmElsewhere: async (userId, deviceId, status, ids) => {
-        const confirmsEvents = status === MessageStatus.UNSPECIFIED;
-        await this.#chat.confirm({
-          userId,
-          deviceId,
-          eventIds: confirmsEvents ? ids : [],
-          receipts: confirmsEvents ? [] : [create(ReceiptUpdateSchema, { status, serverMessageIds: ids })],
-        });
-      },
       observer: this.#presence,
     });
     const websocket = new WebSocketEndpoint({ admission: this.#admission, sessions: this.sessions, now, logger });
@@ -72,7 +57,6 @@ export class EdgeService implements Service {
       admission: this.#admission,
       verifier,
       sessions: this.sessions,
-      chat: this.#chat,
       now,
       websocket,
     });
@@ -120,6 +104,5 @@ export class EdgeService implements Service {
     await this.#presence.stop();
     this.sessions.stop();
     this.#admission.close();
-    this.#chat.close();
   }
 }

@@ -34,6 +34,11 @@ export class EdgeLink {
     return this.#closed;
   }
 
+  /** Says that the router is there: an edge counts on it from then on. */
+  welcome(): void {
+    this.#sink.write(RouteResponseWire.create());
+  }
+
   /** Sends an encoded event to a session. */
   push(session: number, event: Uint8Array): void {
     const last = this.#lastPush;

@@ -1,6 +1,6 @@
-import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
 import { DirectoryService, type Admission as Verdict } from '@chatmesh/gen/user/v1/directory';
 import { Batcher, createClient, type ErrorKind, type Logger, MeshError } from '@chatmesh/mesh';
+import type { RouterPool } from '../routing/router-pool.js';
 import type { SessionTable } from '../sessions/session-table.js';
 import type { TokenVerifier, VerifiedToken } from './token-verifier.js';
 
@@ -11,7 +11,7 @@ const MAX_PER_CALL = 200;
 export class Admission {
   readonly #verifier: TokenVerifier;
   readonly #directory;
-  readonly #chat;
+  readonly #routers: () => RouterPool;
   readonly #maxConnectionsPerUser: number;
   readonly #admissions;
   readonly #announcements;
@@ -20,14 +20,14 @@ export class Admission {
   constructor(options: {
     verifier: TokenVerifier;
     userAddress: string;
-    chatAddress: string;
+    routers: () => RouterPool;
     maxConnectionsPerUser: number;
     logger: Logger;
   }) {
     this.#verifier = options.verifier;
     this.#maxConnectionsPerUser = options.maxConnectionsPerUser;
     this.#directory = createClient(DirectoryService, { address: options.userAddress, logger: options.logger });
-    this.#chat = createClient(InternalChatService, { address: options.chatAddress, logger: options.logger });
+    this.#routers = options.routers;
     // The first two are bounded by the connections that may wait for their upgrade and by the unary calls in flight, the
     // third by what the directory has admitted meanwhile.
     this.#admissions = new Batcher((tokens: readonly VerifiedToken[]) => this.#judge(tokens), {
@@ -85,7 +85,8 @@ export class Admission {
 
   /** Puts new devices into their users' streams. */
   async #announce(tokens: readonly VerifiedToken[]): Promise<undefined[]> {
-    await this.#chat.announceDevices({ devices: tokens.map(({ userId, deviceId }) => ({ userId, deviceId })) });
+    const devices = tokens.map(({ userId, deviceId }) => ({ userId, deviceId }));
+    await this.#routers().call(devices[0]?.userId ?? '', (router) => router.announceDevices({ devices }));
     return tokens.map(() => undefined);
   }
 
@@ -98,6 +99,5 @@ export class Admission {
   close(): void {
     this.#verifier.close();
     this.#directory.close();
-    this.#chat.close();
   }
 }

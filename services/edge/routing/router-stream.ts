@@ -37,6 +37,8 @@ export type SubmitAnswer = (result: SubmitResult | MeshError) => void;
 
 /** Nobody waits for an ack of a receipt: it goes with the next frame, or after this long. */
 const ACK_MS = 10;
+/** A router that has not said anything by then is tried again. */
+const HELLO_MS = 3_000;
 const FIRST_RECONNECT_MS = 50;
 const LAST_RECONNECT_MS = 2_000;
 
@@ -65,6 +67,8 @@ export class RouterStream {
   #reconnectMs = FIRST_RECONNECT_MS;
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
+  /** True when it is not to be connected again once it ends. */
+  retired = false;
 
   constructor(options: { address: string; edgeId: string; listener: RouterListener; logger: Logger }) {
     this.address = options.address;
@@ -74,9 +78,9 @@ export class RouterStream {
     this.#client = createClient(RouterService, { address: options.address, logger: options.logger });
   }
 
-  /** True while frames can be sent. */
+  /** True while the router answers. */
   get connected(): boolean {
-    return this.#call !== undefined && !this.#call.closed;
+    return this.#heard && this.#call !== undefined && !this.#call.closed;
   }
 
   /** Nothing waits for the router's word. */
@@ -90,17 +94,21 @@ export class RouterStream {
     const call = this.#client.route();
     this.#call = call;
     this.#heard = false;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      if (!this.#heard) call.end(new MeshError('unavailable', 'the router did not answer'));
+    }, HELLO_MS).unref();
     call.onMessage((response) => {
       if (!this.#heard) {
         this.#heard = true;
         this.#reconnectMs = FIRST_RECONNECT_MS;
+        this.#listener.connected(this);
       }
       this.#receive(response);
     });
     call.onClose((error) => this.#lost(call, error));
     const hello = { ...EdgeHelloWire.create(), edgeId: this.#edgeId };
     call.write({ ...RouteRequestWire.create(), hello });
-    this.#listener.connected(this);
   }
 
   /** Hands a message to the router. */
@@ -211,7 +219,9 @@ export class RouterStream {
 
   #lost(call: BidiCall<RouteResponse, RouteRequest>, error: MeshError | undefined): void {
     if (this.#call !== call) return;
+    const wasConnected = this.#heard;
     this.#call = undefined;
+    this.#heard = false;
     this.#frame = undefined;
     const untaken = [...this.#untaken.flatMap((batch) => batch.confirmations), ...this.#confirming];
     this.#untaken = [];
@@ -219,13 +229,14 @@ export class RouterStream {
     const answers = [...this.#answers.values()];
     this.#answers.clear();
     for (const answer of answers) answer(unavailable());
-    if (!this.#closed && this.#heard) {
+    if (!this.#closed && wasConnected) {
       if (error)
         this.#logger.warn({ router: this.address, err: error }, 'the stream to a router is gone; connecting again');
       else this.#logger.info({ router: this.address }, 'a router has ended its stream; connecting again');
     }
     this.#listener.disconnected(this, untaken);
-    if (this.#closed) return;
+    if (this.#closed || this.retired) return;
+    clearTimeout(this.#timer);
     // Full jitter: edges that lost the same router do not return at the same moment.
     this.#timer = setTimeout(() => this.connect(), Math.random() * this.#reconnectMs).unref();
     this.#reconnectMs = Math.min(LAST_RECONNECT_MS, this.#reconnectMs * 2);

@@ -1,4 +1,5 @@
-import type { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
+import { create } from '@bufbuild/protobuf';
+import { MessageStatus, ReceiptUpdateSchema } from '@chatmesh/gen/chat/v1/frames';
 import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import type { RouteResponse, Submit } from '@chatmesh/gen/chat/v1/router';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
@@ -6,13 +7,8 @@ import { SubmitWire } from '@chatmesh/gen/wire/chat/v1/router';
 import { type Logger, MeshError } from '@chatmesh/mesh';
 import { CLOSE } from '../domain/close-codes.js';
 import type { ClientAction } from '../domain/frames.js';
-import { rendezvous } from '../domain/rendezvous.js';
-import {
-  type RouterListener,
-  RouterStream,
-  type SubmitAnswer,
-  type UntakenConfirmation,
-} from '../routing/router-stream.js';
+import { RouterPool } from '../routing/router-pool.js';
+import type { RouterListener, RouterStream, SubmitAnswer, UntakenConfirmation } from '../routing/router-stream.js';
 import { type ClientSink, type Identity, Session } from './session.js';
 
 /** Told of every session that begins or ends. */
@@ -24,21 +20,12 @@ export interface SessionObserver {
 /** Checks a token that a client sends over its open connection. */
 export type TokenCheck = (token: string) => Promise<Identity>;
 
-/** Confirms for a device whose session is gone. */
-export type ConfirmElsewhere = (
-  userId: string,
-  deviceId: string,
-  status: MessageStatus,
-  ids: string[],
-) => Promise<void>;
-
 export interface SessionTableDeps {
   readonly edgeId: string;
   readonly routers: readonly string[];
   readonly logger: Logger;
   readonly now: () => number;
   readonly checkToken: TokenCheck;
-  readonly confirmElsewhere: ConfirmElsewhere;
   readonly observer: SessionObserver;
 }
 
@@ -67,7 +54,8 @@ export class SessionTable implements RouterListener {
   readonly #sessions = new Map<number, Session>();
   /** The sessions of a user; most have one. */
   readonly #byUser = new Map<string, Session | Session[]>();
-  readonly #routers: RouterStream[];
+  /** The routers behind the sessions. */
+  readonly routers: RouterPool;
   #nextNumber = 1;
   #inFlight = 0;
   /** Sessions that are not read because too much is in flight, in the order in which they are read again. */
@@ -78,9 +66,7 @@ export class SessionTable implements RouterListener {
 
   constructor(deps: SessionTableDeps) {
     this.#deps = deps;
-    this.#routers = deps.routers.map(
-      (address) => new RouterStream({ address, edgeId: deps.edgeId, listener: this, logger: deps.logger }),
-    );
+    this.routers = new RouterPool(deps.routers, { edgeId: deps.edgeId, listener: this, logger: deps.logger });
   }
 
   get size(): number {
@@ -93,7 +79,7 @@ export class SessionTable implements RouterListener {
 
   /** True when some router can be reached. */
   get routed(): boolean {
-    return this.#routers.some((router) => router.connected);
+    return this.routers.routed;
   }
 
   /** Every open session, for presence. */
@@ -102,7 +88,7 @@ export class SessionTable implements RouterListener {
   }
 
   start(): void {
-    for (const router of this.#routers) router.connect();
+    this.routers.start();
     this.#timer = setInterval(() => this.#onTick(), TICK_MS).unref();
   }
 
@@ -181,7 +167,7 @@ export class SessionTable implements RouterListener {
 
   /** Hands a message to the router that accepts for its sender. */
   submit(submit: Submit, answer: SubmitAnswer): void {
-    this.#submit(this.#routerOf(submit.senderId), submit, answer);
+    this.#submit(this.routers.of(submit.senderId), submit, answer);
   }
 
   #submit(router: RouterStream | undefined, submit: Submit, answer: SubmitAnswer): void {
@@ -201,14 +187,14 @@ export class SessionTable implements RouterListener {
 
   stop(): void {
     clearInterval(this.#timer);
-    for (const router of this.#routers) router.close();
+    this.routers.stop();
   }
 
   // What routers say.
 
   connected(stream: RouterStream): void {
     for (const session of this.#sessions.values()) {
-      if (!session.owner && (!session.announced || this.#routerOf(session.userId) === stream))
+      if (!session.owner && (!session.announced || this.routers.of(session.userId) === stream))
         this.#announce(session, session.announced);
     }
   }
@@ -329,7 +315,7 @@ export class SessionTable implements RouterListener {
     }
     if (++session.unanswered >= MAX_UNANSWERED) this.#pause(session);
     // What is on its way through one router must not be overtaken through another.
-    const router = session.unanswered > 1 && session.via?.connected ? session.via : this.#routerOf(session.userId);
+    const router = session.unanswered > 1 && session.via?.connected ? session.via : this.routers.of(session.userId);
     session.via = router;
     this.#submit(router, submitOf(action, session.deviceId), (result) => {
       this.#inFlight--;
@@ -363,8 +349,11 @@ export class SessionTable implements RouterListener {
   }
 
   #confirmElsewhere(session: Session, status: MessageStatus, ids: string[]): void {
-    this.#deps
-      .confirmElsewhere(session.userId, session.deviceId, status, ids)
+    const { userId, deviceId } = session;
+    const isAck = status === MessageStatus.UNSPECIFIED;
+    const receipts = isAck ? [] : [create(ReceiptUpdateSchema, { status, serverMessageIds: ids })];
+    this.routers
+      .call(userId, (router) => router.confirm({ userId, deviceId, eventIds: isAck ? ids : [], receipts }))
       .catch((error) =>
         this.#deps.logger.warn(
           { err: error },
@@ -392,19 +381,10 @@ export class SessionTable implements RouterListener {
 
   #announce(session: Session, reopened: boolean): void {
     session.openedAtMs = this.#deps.now();
-    const router = this.#routerOf(session.userId);
+    const router = this.routers.of(session.userId);
     if (!router) return;
     session.announced = true;
     router.open(session, reopened);
-  }
-
-  #routerOf(userId: string): RouterStream | undefined {
-    if (this.#routers.length === 1) return this.#routers[0]?.connected ? this.#routers[0] : undefined;
-    return rendezvous(
-      userId,
-      this.#routers.filter((router) => router.connected),
-      (router) => router.address,
-    );
   }
 
   #onTick(): void {
@@ -422,7 +402,7 @@ export class SessionTable implements RouterListener {
   }
 
   async #settled(untilMs: number): Promise<void> {
-    while (this.#routers.some((router) => router.connected && !router.settled) && this.#deps.now() < untilMs) {
+    while (!this.routers.settled && this.#deps.now() < untilMs) {
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
   }

@@ -1,0 +1,140 @@
+import { lookup } from 'node:dns/promises';
+import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
+import { type Client, createClient, type Logger, MeshError } from '@chatmesh/mesh';
+import { rendezvous } from '../domain/rendezvous.js';
+import { type RouterListener, RouterStream } from './router-stream.js';
+
+/** What precedes a name of which every address is a router. */
+const DNS_SCHEME = 'dns:///';
+const RESOLVE_MS = 5_000;
+/** Of calls, this share may be tried again elsewhere, and so many at once: more would add to an outage. */
+const RETRY_SHARE = 0.1;
+const RETRY_BURST = 10;
+
+interface Router {
+  readonly stream: RouterStream;
+  readonly client: Client<typeof InternalChatService> & { close(): void };
+}
+
+/** The routers of a mesh: a stream to each, and calls to any of them. */
+export class RouterPool {
+  readonly #options: { edgeId: string; listener: RouterListener; logger: Logger };
+  /** Of all configured addresses, those that are to be looked up. */
+  readonly #names: readonly string[];
+  readonly #fixed: readonly string[];
+  readonly #routers = new Map<string, Router>();
+  #retries = RETRY_BURST;
+  #timer: NodeJS.Timeout | undefined;
+
+  /** @param addresses `host:port`, or `dns:///name:port` for every address of a name, for example of a headless service. */
+  constructor(addresses: readonly string[], options: { edgeId: string; listener: RouterListener; logger: Logger }) {
+    this.#options = options;
+    this.#names = addresses.filter((address) => address.startsWith(DNS_SCHEME));
+    this.#fixed = addresses.filter((address) => !address.startsWith(DNS_SCHEME));
+  }
+
+  /** Connects to the routers, and follows what the names stand for. */
+  start(): void {
+    this.#use(this.#fixed);
+    if (this.#names.length === 0) return;
+    void this.#resolve();
+    this.#timer = setInterval(() => void this.#resolve(), RESOLVE_MS).unref();
+  }
+
+  stop(): void {
+    clearInterval(this.#timer);
+    for (const { stream, client } of this.#routers.values()) {
+      stream.close();
+      client.close();
+    }
+  }
+
+  /** True when some router can be reached. */
+  get routed(): boolean {
+    for (const { stream } of this.#routers.values()) if (stream.connected) return true;
+    return false;
+  }
+
+  /** Nothing waits for any router's word. */
+  get settled(): boolean {
+    for (const { stream } of this.#routers.values()) if (stream.connected && !stream.settled) return false;
+    return true;
+  }
+
+  /** The router for a user: the same one on every edge, as long as the same routers can be reached. */
+  of(userId: string): RouterStream | undefined {
+    return this.#pick(userId, undefined)?.stream;
+  }
+
+  /**
+   * Calls a router on behalf of a user; one that does not answer is made up for by another one.
+   *
+   * @param call has to be one that may be repeated.
+   * @throws MeshError of the last attempt, `unavailable` when no router can be reached.
+   */
+  async call<T>(userId: string, call: (client: Router['client']) => Promise<T>): Promise<T> {
+    const router = this.#pick(userId, undefined);
+    if (!router) throw new MeshError('unavailable', 'no router can be reached');
+    this.#retries = Math.min(RETRY_BURST, this.#retries + RETRY_SHARE);
+    try {
+      return await call(router.client);
+    } catch (error) {
+      const other = error instanceof MeshError && error.kind === 'unavailable' && this.#pick(userId, router);
+      if (!other || this.#retries < 1) throw error;
+      this.#retries--;
+      return await call(other.client);
+    }
+  }
+
+  #pick(userId: string, except: Router | undefined): Router | undefined {
+    const reachable: Router[] = [];
+    for (const router of this.#routers.values())
+      if (router !== except && router.stream.connected) reachable.push(router);
+    if (reachable.length < 2) return reachable[0];
+    return rendezvous(userId, reachable, ({ stream }) => stream.address);
+  }
+
+  async #resolve(): Promise<void> {
+    const resolved = await Promise.all(this.#names.map((name) => this.#addressesOf(name)));
+    // A name that cannot be resolved says nothing about its routers.
+    if (resolved.some((addresses) => addresses === undefined)) return;
+    this.#use([...this.#fixed, ...resolved.flatMap((addresses) => addresses ?? [])]);
+  }
+
+  async #addressesOf(name: string): Promise<string[] | undefined> {
+    const target = name.slice(DNS_SCHEME.length);
+    const [host, port] = [target.slice(0, target.lastIndexOf(':')), target.slice(target.lastIndexOf(':') + 1)];
+    try {
+      const found = await lookup(host, { all: true });
+      return found.map(({ address, family }) => (family === 6 ? `[${address}]:${port}` : `${address}:${port}`));
+    } catch (error) {
+      this.#options.logger.warn({ err: error, name }, 'the routers of a name cannot be looked up; keeping those known');
+      return undefined;
+    }
+  }
+
+  /** Has a stream to each of these routers; one that is no longer among them is left when it ends. */
+  #use(addresses: readonly string[]): void {
+    for (const address of addresses) {
+      const known = this.#routers.get(address);
+      if (known) {
+        known.stream.retired = false;
+        continue;
+      }
+      const stream = new RouterStream({ address, ...this.#options });
+      this.#routers.set(address, {
+        stream,
+        client: createClient(InternalChatService, { address, logger: this.#options.logger }),
+      });
+      stream.connect();
+    }
+    for (const [address, { stream, client }] of this.#routers) {
+      if (addresses.includes(address)) continue;
+      stream.retired = true;
+      if (stream.connected) continue;
+      this.#routers.delete(address);
+      stream.close();
+      client.close();
+    }
+  }
+}
