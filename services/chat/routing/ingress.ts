@@ -65,6 +65,8 @@ export class Ingress {
   readonly #waiting = new Map<string, Pending[]>();
   #turn: Promise<void> = Promise.resolve();
   #batch: Pending[] = [];
+  /** The last batch that was published: batches are answered in their order, whichever is durable first. */
+  #answered: Promise<void> = Promise.resolve();
   #draining = false;
 
   constructor(deps: IngressDeps) {
@@ -185,7 +187,7 @@ export class Ingress {
     message.fingerprint = this.#fingerprint(submission);
     pending.message = message;
     pending.acceptedAtMs = acceptedAtMs;
-    if (this.#batch.length === 0) queueMicrotask(() => void this.#accept());
+    if (this.#batch.length === 0) queueMicrotask(() => this.#acceptBatch());
     this.#batch.push(pending);
   }
 
@@ -203,10 +205,14 @@ export class Ingress {
     return undefined;
   }
 
-  /** Publishes what was decided together, then writes the records, then answers. */
-  async #accept(): Promise<void> {
+  #acceptBatch(): void {
     const batch = this.#batch;
     this.#batch = [];
+    this.#answered = this.#accept(batch, this.#answered);
+  }
+
+  /** Publishes what was decided together, then writes the records, then answers when the batch before has its answers. */
+  async #accept(batch: readonly Pending[], before: Promise<void>): Promise<void> {
     const events: LogEvent[] = [];
     /** For each event: whose record its position goes into; undefined for copies. */
     const originals: (MessageEvent | undefined)[] = [];
@@ -228,6 +234,7 @@ export class Ingress {
         recorded.catch(() => {});
       });
       await recorded;
+      await before;
       for (const accepted of batch) {
         this.#finish(accepted, {
           serverMessageId: accepted.id,
@@ -238,6 +245,7 @@ export class Ingress {
       }
     } catch (error) {
       const { message } = toMeshError(error);
+      await before;
       for (const accepted of batch) this.#finish(accepted, new MeshError('unavailable', `not accepted: ${message}`));
     }
   }
