@@ -1,8 +1,14 @@
 import config from './jest.config.mjs';
 
 /**
- * Tests on real engines, whose addresses they read from the mesh's own variables (DATABASE_URL and so on); what a test has to
- * kill it starts itself. Each says what it misses.
+ * Tests on real engines: Pulsar, Cassandra, Redis, PostgreSQL. Those that the environment names (PULSAR_URL and so on) are
+ * used; the others are started for the run and stopped after it.
  * @type {import('jest').Config}
  */
-export default { ...config, roots: ['<rootDir>/test/dist/engines'], testPathIgnorePatterns: [] };
+export default {
+  ...config,
+  roots: ['<rootDir>/test/dist/engines'],
+  testPathIgnorePatterns: [],
+  globalSetup: '<rootDir>/test/engines/setup.mjs',
+  globalTeardown: '<rootDir>/test/engines/teardown.mjs',
+};

@@ -129,6 +129,12 @@ const steps = [
     passes: () => run('npm', 'run', 'test:system', '--silent'),
     next: 'Install what a test says it misses, or run it alone: `npm run test:system -- test/dist/system/<name>.test.js`.',
   },
+  {
+    name: 'engines',
+    what: 'Tests on real engines: Pulsar, Cassandra, Redis, PostgreSQL (jest)',
+    passes: () => run('npm', 'run', 'test:engines', '--silent'),
+    next: 'Install what it misses, or run a file alone: `npm run test:engines -- test/dist/engines/<name>.test.js`.',
+  },
 ];
 
 const wanted = process.argv.slice(2);
