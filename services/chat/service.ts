@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
 import { RouterService } from '@chatmesh/gen/chat/v1/router';
-import { acquireLock, GrpcServer, type Logger, MeshError, type Metrics, type Service } from '@chatmesh/mesh';
+import { acquireLock, GrpcServer, MeshError, type Service, type ServiceDeps } from '@chatmesh/mesh';
 import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import type { ChatConfig } from './config.js';
 import { monotonic } from './domain/clock.js';
@@ -54,10 +54,10 @@ export class ChatService implements Service {
 
   private constructor(
     config: ChatConfig,
-    deps: Omit<ChatOverrides, 'owner'> & { owner: OwnerOptions; key: Buffer; logger: Logger; metrics: Metrics },
+    deps: Omit<ChatOverrides, 'owner'> & { owner: OwnerOptions; key: Buffer } & ServiceDeps,
     close: (() => Promise<unknown> | unknown)[],
   ) {
-    const { log, deadLetters, inbox, statuses, presence, logger, metrics } = deps;
+    const { log, deadLetters, inbox, statuses, presence, logger, metrics, tls } = deps;
     const now = monotonic(deps.now);
     const directory = new CachedDirectory(deps.directory, now);
     this.#config = config;
@@ -85,7 +85,7 @@ export class ChatService implements Service {
     });
     this.sweeper = new Sweeper({ owner: this.owner, inbox, statuses, now, logger });
     const rpc = { ingress: this.#ingress, owner: this.owner, directory, log, inbox, statuses };
-    this.#server = new GrpcServer({ name: 'chat', logger, metrics })
+    this.#server = new GrpcServer({ name: 'chat', logger, metrics, tls })
       .add(RouterService, routerRpc(rpc))
       .add(InternalChatService, internalRpc(rpc));
     const latency = metrics.histogram({
@@ -111,7 +111,7 @@ export class ChatService implements Service {
    */
   static async create(
     config: ChatConfig,
-    deps: { logger: Logger; metrics: Metrics },
+    deps: ServiceDeps,
     overrides: Partial<ChatOverrides> = {},
   ): Promise<ChatService> {
     const close: (() => Promise<unknown> | unknown)[] = [];
@@ -121,16 +121,16 @@ export class ChatService implements Service {
       close.push(() => lock.release());
       const environment = LmdbEnvironment.open(directoryPath);
       close.push(() => environment[Symbol.asyncDispose]());
+      const { logger, tls } = deps;
       // What a test hands in is the test's to close.
       const log =
         overrides.log ??
         disposing(close, LmdbMessageLog.open(environment, 'log', { recordsTogether: !overrides.statuses }));
       const deadLetters = overrides.deadLetters ?? disposing(close, LmdbMessageLog.open(environment, 'dead'));
       const directory =
-        overrides.directory ?? closing(close, new GrpcDirectory({ address: config.userAddress, logger: deps.logger }));
+        overrides.directory ?? closing(close, new GrpcDirectory({ address: config.userAddress, logger, tls }));
       const presence =
-        overrides.presence ??
-        closing(close, new GrpcSessions({ address: config.presenceAddress, logger: deps.logger }));
+        overrides.presence ?? closing(close, new GrpcSessions({ address: config.presenceAddress, logger, tls }));
       return new ChatService(
         config,
         {

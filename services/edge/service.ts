@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { create } from '@bufbuild/protobuf';
 import { MessageStatus, ReceiptUpdateSchema } from '@chatmesh/gen/chat/v1/frames';
 import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
-import { type Client, createClient, type Logger, type Metrics, type Service } from '@chatmesh/mesh';
+import { type Client, createClient, type Service, type ServiceDeps } from '@chatmesh/mesh';
 import { Admission } from './auth/admission.js';
 import { TokenVerifier } from './auth/token-verifier.js';
 import type { EdgeConfig } from './config.js';
@@ -26,34 +26,33 @@ export class EdgeService implements Service {
   readonly #presence: PresenceReporter;
   #disposed: Promise<void> | undefined;
 
-  private constructor(
-    config: EdgeConfig,
-    deps: { logger: Logger; metrics: Metrics },
-    overrides: Partial<EdgeOverrides>,
-  ) {
-    const { logger, metrics } = deps;
+  private constructor(config: EdgeConfig, deps: ServiceDeps, overrides: Partial<EdgeOverrides>) {
+    const { logger, metrics, tls } = deps;
     const now = overrides.now ?? Date.now;
     const edgeId = randomUUID();
     const chatAddress = config.routers[0] as string;
-    const verifier = new TokenVerifier({ config: config.auth, userAddress: config.userAddress, logger, now });
+    const verifier = new TokenVerifier({ config: config.auth, userAddress: config.userAddress, logger, tls, now });
     this.#admission = new Admission({
       verifier,
       userAddress: config.userAddress,
       chatAddress,
       maxConnectionsPerUser: config.maxConnectionsPerUser,
       logger,
+      tls,
     });
-    this.#chat = createClient(InternalChatService, { address: chatAddress, logger });
+    this.#chat = createClient(InternalChatService, { address: chatAddress, logger, tls });
     this.#presence = new PresenceReporter({
       address: config.presenceAddress,
       edgeId,
       all: () => this.sessions.all(),
       logger,
+      tls,
     });
     this.sessions = new SessionTable({
       edgeId,
       routers: config.routers,
       logger,
+      tls,
       now,
       checkToken: (token) => this.#admission.admit(token),
       confirmElsewhere: async (userId, deviceId, status, ids) => {
@@ -81,7 +80,7 @@ export class EdgeService implements Service {
 
   static async create(
     config: EdgeConfig,
-    deps: { logger: Logger; metrics: Metrics },
+    deps: ServiceDeps,
     overrides: Partial<EdgeOverrides> = {},
   ): Promise<EdgeService> {
     return new EdgeService(config, deps, overrides);

@@ -1,6 +1,6 @@
 import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
 import { DirectoryService, type Admission as Verdict } from '@chatmesh/gen/user/v1/directory';
-import { Batcher, createClient, type ErrorKind, type Logger, MeshError } from '@chatmesh/mesh';
+import { Batcher, createClient, type ErrorKind, type Logger, MeshError, type MeshTls } from '@chatmesh/mesh';
 import type { SessionTable } from '../sessions/session-table.js';
 import type { TokenVerifier, VerifiedToken } from './token-verifier.js';
 
@@ -23,11 +23,13 @@ export class Admission {
     chatAddress: string;
     maxConnectionsPerUser: number;
     logger: Logger;
+    tls?: MeshTls | undefined;
   }) {
+    const { logger, tls } = options;
     this.#verifier = options.verifier;
     this.#maxConnectionsPerUser = options.maxConnectionsPerUser;
-    this.#directory = createClient(DirectoryService, { address: options.userAddress, logger: options.logger });
-    this.#chat = createClient(InternalChatService, { address: options.chatAddress, logger: options.logger });
+    this.#directory = createClient(DirectoryService, { address: options.userAddress, logger, tls });
+    this.#chat = createClient(InternalChatService, { address: options.chatAddress, logger, tls });
     // The first two are bounded by the connections that may wait for their upgrade and by the unary calls in flight, the
     // third by what the directory has admitted meanwhile.
     this.#admissions = new Batcher((tokens: readonly VerifiedToken[]) => this.#judge(tokens), {

@@ -3,7 +3,7 @@ import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import type { RouteResponse, Submit } from '@chatmesh/gen/chat/v1/router';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { SubmitWire } from '@chatmesh/gen/wire/chat/v1/router';
-import { type Logger, MeshError } from '@chatmesh/mesh';
+import { type Logger, MeshError, type MeshTls } from '@chatmesh/mesh';
 import { CLOSE } from '../domain/close-codes.js';
 import type { ClientAction } from '../domain/frames.js';
 import { rendezvous } from '../domain/rendezvous.js';
@@ -36,6 +36,7 @@ export interface SessionTableDeps {
   readonly edgeId: string;
   readonly routers: readonly string[];
   readonly logger: Logger;
+  readonly tls?: MeshTls | undefined;
   readonly now: () => number;
   readonly checkToken: TokenCheck;
   readonly confirmElsewhere: ConfirmElsewhere;
@@ -78,9 +79,7 @@ export class SessionTable implements RouterListener {
 
   constructor(deps: SessionTableDeps) {
     this.#deps = deps;
-    this.#routers = deps.routers.map(
-      (address) => new RouterStream({ address, edgeId: deps.edgeId, listener: this, logger: deps.logger }),
-    );
+    this.#routers = deps.routers.map((address) => new RouterStream({ ...deps, address, listener: this }));
   }
 
   get size(): number {
