@@ -1,6 +1,6 @@
 import { type ChatConfig, readConfig as chatConfig } from '@chatmesh/chat/config';
 import { type EdgeConfig, readConfig as edgeConfig } from '@chatmesh/edge/config';
-import { EnvReader } from '@chatmesh/mesh';
+import { EnvReader, readTls, type TlsFiles } from '@chatmesh/mesh';
 import { type PresenceConfig, readConfig as presenceConfig } from '@chatmesh/presence/config';
 import { type UserConfig, readConfig as userConfig } from '@chatmesh/user/config';
 
@@ -10,6 +10,8 @@ export interface MeshConfig {
   readonly presence: PresenceConfig;
   readonly chat: ChatConfig;
   readonly edge: EdgeConfig;
+  /** The process' certificate towards the other services. */
+  readonly tls: TlsFiles | undefined;
   readonly adminHost: string;
   readonly adminPort: number;
   readonly logLevel: string;
@@ -27,6 +29,7 @@ export function readMeshConfig(variables: NodeJS.ProcessEnv): MeshConfig {
     presence: presenceConfig(env),
     chat: chatConfig(env),
     edge: edgeConfig(env),
+    tls: readTls(env),
     adminHost: env.string('ADMIN_HOST', '127.0.0.1'),
     adminPort: env.port('ADMIN_PORT', 9090),
     logLevel: env.string('LOG_LEVEL', 'info'),

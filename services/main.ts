@@ -3,6 +3,7 @@ import {
   ConfigError,
   createLogger,
   giveBackMemoryWhenIdle,
+  MeshTls,
   Metrics,
   runServices,
   toMeshError,
@@ -21,8 +22,9 @@ async function main(): Promise<void> {
 
   const config = readMeshConfig(process.env);
   const logger = createLogger({ name: 'chatmesh', level: config.logLevel });
-  const deps = { logger, metrics: new Metrics() };
-  const admin = new AdminServer({ ...deps, variable: 'ADMIN_PORT' });
+  const tls = config.tls && MeshTls.open(config.tls, { logger });
+  const deps = { logger, metrics: new Metrics(), tls };
+  const admin = new AdminServer({ logger, metrics: deps.metrics, variable: 'ADMIN_PORT' });
   const starts = (name: (typeof NAMES)[number]) => wanted.length === 0 || wanted.includes(name);
   // The user database opens in a thread of its own: it is asked to first, and meanwhile the other services are loaded.
   const user = starts('user') ? await import('@chatmesh/user') : undefined;

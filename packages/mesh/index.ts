@@ -5,6 +5,7 @@ export * from './errors.js';
 export * from './grpc/bidi.js';
 export * from './grpc/client.js';
 export * from './grpc/server.js';
+export { MeshTls, readTls, TLS_VARIABLES, type TlsFiles } from './grpc/tls.js';
 export type { CallContext, CallOptions, Client, ServiceImpl } from './grpc/types.js';
 export { validate } from './grpc/validate.js';
 export * from './idle-memory.js';

@@ -1,6 +1,7 @@
 import type { EventEmitter } from 'node:events';
 import { toMeshError } from './errors.js';
-import type { Logger } from './observe.js';
+import type { MeshTls } from './grpc/tls.js';
+import type { Logger, Metrics } from './observe.js';
 
 /** Something that is started, drained and closed with the process. */
 export interface Service {
@@ -10,6 +11,14 @@ export interface Service {
   drain(deadlineMs: number): Promise<void>;
   /** Idempotent. */
   [Symbol.asyncDispose](): Promise<void>;
+}
+
+/** What a process gives to each of its services. */
+export interface ServiceDeps {
+  readonly logger: Logger;
+  readonly metrics: Metrics;
+  /** Where the mesh has certificates. */
+  readonly tls?: MeshTls | undefined;
 }
 
 export interface RunOptions {

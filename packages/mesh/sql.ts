@@ -145,8 +145,15 @@ export class SqlPool {
   end(): Promise<void> {
     this.#watching = false;
     clearTimeout(this.#timer);
-    this.#ended ??= Promise.race([this.#pool.end(), sleep(CLOSE_MS)]);
+    this.#ended ??= this.#end();
     return this.#ended;
+  }
+
+  async #end(): Promise<void> {
+    const closed = new AbortController();
+    const late = sleep(CLOSE_MS, { signal: closed.signal }).catch(() => {});
+    await Promise.race([this.#pool.end(), late]);
+    closed.abort();
   }
 
   #look(): void {

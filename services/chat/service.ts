@@ -1,6 +1,6 @@
 import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
 import { RouterService } from '@chatmesh/gen/chat/v1/router';
-import { GrpcServer, type Logger, MeshError, type Metrics, type Service } from '@chatmesh/mesh';
+import { GrpcServer, MeshError, type Service, type ServiceDeps } from '@chatmesh/mesh';
 import type { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import type { ChatConfig } from './config.js';
 import { monotonic } from './domain/clock.js';
@@ -25,11 +25,6 @@ export interface ChatOverrides extends Stores {
   readonly owner: Partial<OwnerOptions>;
 }
 
-interface Deps {
-  readonly logger: Logger;
-  readonly metrics: Metrics;
-}
-
 /** What works on the stores, once they are open. */
 interface Router {
   readonly log: MessageLog;
@@ -42,7 +37,7 @@ interface Router {
 export class ChatService implements Service {
   readonly name = 'chat';
   readonly #config: ChatConfig;
-  readonly #deps: Deps;
+  readonly #deps: ServiceDeps;
   readonly #overrides: Partial<ChatOverrides>;
   readonly #environment: LmdbEnvironment | undefined;
   readonly #server: GrpcServer;
@@ -57,7 +52,7 @@ export class ChatService implements Service {
 
   private constructor(
     config: ChatConfig,
-    deps: Deps,
+    deps: ServiceDeps,
     overrides: Partial<ChatOverrides>,
     environment: LmdbEnvironment | undefined,
     closing: (() => Promise<unknown> | unknown)[],
@@ -76,7 +71,11 @@ export class ChatService implements Service {
    *
    * @throws MeshError `failed_precondition` naming the file when another process holds them or a data file is damaged.
    */
-  static async create(config: ChatConfig, deps: Deps, overrides: Partial<ChatOverrides> = {}): Promise<ChatService> {
+  static async create(
+    config: ChatConfig,
+    deps: ServiceDeps,
+    overrides: Partial<ChatOverrides> = {},
+  ): Promise<ChatService> {
     const closing: (() => Promise<unknown> | unknown)[] = [];
     try {
       return new ChatService(config, deps, overrides, await openEmbedded(config, overrides, closing), closing);
@@ -161,7 +160,7 @@ export class ChatService implements Service {
 
   async #open(): Promise<Router> {
     const config = this.#config;
-    const { logger, metrics } = this.#deps;
+    const { logger, metrics, tls } = this.#deps;
     const overrides = this.#overrides;
     const closing = this.#closing;
     const stores = await openStores(config, this.#environment, overrides, {
@@ -171,11 +170,11 @@ export class ChatService implements Service {
     });
     const now = monotonic(overrides.now ?? Date.now);
     const directory = new CachedDirectory(
-      overrides.directory ?? closed(closing, new GrpcDirectory({ address: config.userAddress, logger })),
+      overrides.directory ?? closed(closing, new GrpcDirectory({ address: config.userAddress, logger, tls })),
       now,
     );
     const presence =
-      overrides.presence ?? closed(closing, new GrpcSessions({ address: config.presenceAddress, logger }));
+      overrides.presence ?? closed(closing, new GrpcSessions({ address: config.presenceAddress, logger, tls }));
     const { log, statuses, inbox } = stores;
     const fingerprints = new Fingerprinter(fingerprintKeyOf(config));
     const ingress = new Ingress({ log, statuses, directory, fingerprints, rates: this.#rates, now });

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import type { Logger, Metrics, Service } from '@chatmesh/mesh';
+import type { Service, ServiceDeps } from '@chatmesh/mesh';
 import { Admission } from './auth/admission.js';
 import { TokenVerifier } from './auth/token-verifier.js';
 import type { EdgeConfig } from './config.js';
@@ -22,32 +22,31 @@ export class EdgeService implements Service {
   readonly #presence: PresenceReporter;
   #disposed: Promise<void> | undefined;
 
-  private constructor(
-    config: EdgeConfig,
-    deps: { logger: Logger; metrics: Metrics },
-    overrides: Partial<EdgeOverrides>,
-  ) {
-    const { logger, metrics } = deps;
+  private constructor(config: EdgeConfig, deps: ServiceDeps, overrides: Partial<EdgeOverrides>) {
+    const { logger, metrics, tls } = deps;
     const now = overrides.now ?? Date.now;
     const edgeId = randomUUID();
-    const verifier = new TokenVerifier({ config: config.auth, userAddress: config.userAddress, logger, now });
+    const verifier = new TokenVerifier({ config: config.auth, userAddress: config.userAddress, logger, tls, now });
     this.#admission = new Admission({
       verifier,
       userAddress: config.userAddress,
       routers: () => this.sessions.routers,
       maxConnectionsPerUser: config.maxConnectionsPerUser,
       logger,
+      tls,
     });
     this.#presence = new PresenceReporter({
       address: config.presenceAddress,
       edgeId,
       all: () => this.sessions.all(),
       logger,
+      tls,
     });
     this.sessions = new SessionTable({
       edgeId,
       routers: config.routers,
       logger,
+      tls,
       now,
       checkToken: (token) => this.#admission.admit(token),
       observer: this.#presence,
@@ -65,7 +64,7 @@ export class EdgeService implements Service {
 
   static async create(
     config: EdgeConfig,
-    deps: { logger: Logger; metrics: Metrics },
+    deps: ServiceDeps,
     overrides: Partial<EdgeOverrides> = {},
   ): Promise<EdgeService> {
     return new EdgeService(config, deps, overrides);

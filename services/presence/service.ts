@@ -1,6 +1,6 @@
 import { PresenceService as PublicService } from '@chatmesh/gen/presence/v1/presence';
 import { SessionService } from '@chatmesh/gen/presence/v1/session';
-import { GrpcServer, type Logger, type Metrics, type Service } from '@chatmesh/mesh';
+import { GrpcServer, type Metrics, type Service, type ServiceDeps } from '@chatmesh/mesh';
 import type { PresenceConfig } from './config.js';
 import { presenceRpc, sessionRpc } from './rpc.js';
 import { MemoryPresenceStore } from './stores/memory-presence-store.js';
@@ -30,11 +30,11 @@ export class PresenceService implements Service {
   /** Opens the store, by default the one in memory. */
   static async create(
     config: PresenceConfig,
-    { logger, metrics }: { logger: Logger; metrics: Metrics },
+    { logger, metrics, tls }: ServiceDeps,
     { store, now = Date.now }: Partial<PresenceOverrides> = {},
   ): Promise<PresenceService> {
     const opened = store ?? openMemory(now, metrics);
-    const server = new GrpcServer({ name: 'presence', logger, metrics })
+    const server = new GrpcServer({ name: 'presence', logger, metrics, tls })
       .add(SessionService, sessionRpc(opened))
       .add(PublicService, presenceRpc);
     return new PresenceService(config, server, opened);

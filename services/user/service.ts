@@ -13,8 +13,8 @@ import {
   GrpcServer,
   type Logger,
   MeshError,
-  type Metrics,
   type Service,
+  type ServiceDeps,
   untilAvailable,
 } from '@chatmesh/mesh';
 import type { UserConfig } from './config.js';
@@ -50,13 +50,13 @@ export class UserService implements Service {
 
   private constructor(
     config: UserConfig,
-    { logger, metrics }: { logger: Logger; metrics: Metrics },
+    { logger, metrics, tls }: ServiceDeps,
     overrides: Partial<UserOverrides>,
     { store, lock }: { store?: UserStore; lock?: DirectoryLock },
   ) {
     this.#config = config;
     this.#logger = logger;
-    this.#server = new GrpcServer({ name: 'user', logger, metrics });
+    this.#server = new GrpcServer({ name: 'user', logger, metrics, tls });
     this.#overrides = overrides;
     this.#store = store;
     this.#lock = lock;
@@ -70,7 +70,7 @@ export class UserService implements Service {
    */
   static async create(
     config: UserConfig,
-    deps: { logger: Logger; metrics: Metrics },
+    deps: ServiceDeps,
     overrides: Partial<UserOverrides> = {},
   ): Promise<UserService> {
     const { store } = overrides;

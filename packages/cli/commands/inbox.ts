@@ -2,6 +2,7 @@ import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
 import { createClient } from '@chatmesh/mesh';
 import { readToken } from '@chatmesh/sdk';
 import { CommandError, edgeFailure, exitCodes, meshFailure } from '../failure.js';
+import { operatorTls } from '../operator.js';
 import type { Terminal } from '../terminal.js';
 
 export interface InboxOptions {
@@ -16,7 +17,7 @@ export interface InboxOptions {
 /** `inbox`: what waits for a device or for all of a user's devices; never the content. */
 export async function inboxCommand(terminal: Terminal, options: InboxOptions): Promise<void> {
   const { userId, deviceId = '' } = whose(options);
-  const chat = createClient(InternalChatService, { address: options.chatAddress });
+  const chat = createClient(InternalChatService, { address: options.chatAddress, tls: operatorTls(terminal) });
   try {
     const { limit } = options;
     const { entries } = await chat.listInbox({ userId, deviceId, limit }, { signal: terminal.signal });

@@ -1,6 +1,7 @@
 import { type CreatedUser, DirectoryService } from '@chatmesh/gen/user/v1/directory';
 import { createClient } from '@chatmesh/mesh';
 import { meshFailure } from '../failure.js';
+import { operatorTls } from '../operator.js';
 import { httpUrl } from '../options.js';
 import type { Terminal } from '../terminal.js';
 
@@ -17,8 +18,12 @@ export interface NewUsers {
 }
 
 /** Creates users with one device each, in calls of up to 1,000. */
-export async function* createUsers(terminal: Pick<Terminal, 'signal'>, options: NewUsers): AsyncGenerator<CreatedUser> {
-  const directory = createClient(DirectoryService, { address: options.userAddress, defaultDeadlineMs: 30_000 });
+export async function* createUsers(
+  terminal: Pick<Terminal, 'env' | 'signal'>,
+  options: NewUsers,
+): AsyncGenerator<CreatedUser> {
+  const tls = operatorTls(terminal);
+  const directory = createClient(DirectoryService, { address: options.userAddress, defaultDeadlineMs: 30_000, tls });
   try {
     for (let done = 0; done < options.count; done += maxUsersPerCall) {
       const first = BigInt(options.contactNumber.slice(1)) + BigInt(done);

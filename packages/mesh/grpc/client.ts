@@ -3,6 +3,8 @@ import { type ChannelOptions, credentials, Client as GrpcChannelClient } from '@
 import { MeshError, toMeshError } from '../errors.js';
 import type { Logger } from '../observe.js';
 import { ClientBidi } from './bidi.js';
+import { servedBy } from './peers.js';
+import type { MeshTls } from './tls.js';
 import type { CallOptions, Client } from './types.js';
 import { type BytesMethod, bytesMethod, CHANNEL_OPTIONS, decode, encode, metadataOf } from './wire.js';
 
@@ -26,6 +28,8 @@ export interface ClientOptions {
   /** host:port, or what gRPC's resolvers understand, for example dns:///name:port. */
   readonly address: string;
   readonly logger?: Logger;
+  /** Where the mesh has certificates: then the server has to have the name of the service. */
+  readonly tls?: MeshTls | undefined;
   /** For unary calls that name none. */
   readonly defaultDeadlineMs?: number;
   readonly channelOptions?: ChannelOptions;
@@ -43,8 +47,10 @@ export interface ClientControl {
  * of one address with the same options share a connection (grpc-js pools them).
  */
 export function createClient<S extends DescService>(service: S, options: ClientOptions): Client<S> & ClientControl {
-  const channel = new GrpcChannelClient(options.address, credentials.createInsecure(), {
+  const { tls } = options;
+  const channel = new GrpcChannelClient(options.address, tls?.clientCredentials ?? credentials.createInsecure(), {
     ...CLIENT_OPTIONS,
+    ...(tls && { 'grpc.ssl_target_name_override': servedBy(service) }),
     ...options.channelOptions,
   });
   const calls = new Calls(channel, options.defaultDeadlineMs ?? DEFAULT_DEADLINE_MS);

@@ -12,8 +12,10 @@ import { MeshError, PortInUseError, toMeshError } from '../errors.js';
 import type { Logger, Metrics } from '../observe.js';
 import { ServerBidi } from './bidi.js';
 import { Health, HealthService } from './health.js';
+import { admitCaller, namesOf } from './peers.js';
 import { REFLECTION_SERVICES, Reflection } from './reflection.js';
 import { type AnyServerCall, ServedCall } from './served-call.js';
+import type { MeshTls } from './tls.js';
 import type { CallContext, ServiceImpl } from './types.js';
 import { validate } from './validate.js';
 import { widenWindows } from './window.js';
@@ -32,6 +34,8 @@ export interface GrpcServerOptions {
   readonly name: string;
   readonly logger: Logger;
   readonly metrics: Metrics;
+  /** Who may call what; without it everybody who reaches the port may call everything. */
+  readonly tls?: MeshTls | undefined;
   /** For unary calls of clients that set no deadline. */
   readonly defaultDeadlineMs?: number;
 }
@@ -45,6 +49,7 @@ export class GrpcServer {
   readonly #server = new Server(CHANNEL_OPTIONS);
   readonly #bound = widenWindows(this.#server);
   readonly #logger: Logger;
+  readonly #tls: MeshTls | undefined;
   readonly #defaultDeadlineMs: number | undefined;
   readonly #health = new Health();
   readonly #reflection = new Reflection();
@@ -59,6 +64,7 @@ export class GrpcServer {
 
   constructor(options: GrpcServerOptions) {
     this.#logger = options.logger.child({ server: options.name });
+    this.#tls = options.tls;
     this.#defaultDeadlineMs = options.defaultDeadlineMs;
     this.#requests = options.metrics.counter({
       name: 'chatmesh_grpc_requests_total',
@@ -89,7 +95,8 @@ export class GrpcServer {
   async listen({ host, port, variable }: { host: string; port: number; variable: string }): Promise<number> {
     const address = `${host.includes(':') ? `[${host}]` : host}:${port}`;
     const bound = await new Promise<number>((resolve, reject) => {
-      this.#server.bindAsync(address, ServerCredentials.createInsecure(), (error, bound) => {
+      const credentials = this.#tls?.serverCredentials ?? ServerCredentials.createInsecure();
+      this.#server.bindAsync(address, credentials, (error, bound) => {
         if (!error) resolve(bound);
         else if (error.message.includes('EADDRINUSE')) reject(new PortInUseError(variable, port, error));
         else
@@ -150,6 +157,7 @@ export class GrpcServer {
 
   #serve(method: DescMethod, handler: Handler, calls: Set<ServedCall>): (call: never, callback: never) => void {
     const begin = this.#tracker(method, calls);
+    const admit = this.#doorkeeper(method.parent, calls);
     const parse = (bytes: Buffer): never => {
       const request = parsed(method, bytes);
       validate(method.input, request);
@@ -159,7 +167,10 @@ export class GrpcServer {
       case 'unary':
         return (call: ServerUnaryCall<Buffer, Buffer>, callback: sendUnaryData<Buffer>) => {
           const served = begin(call, (error) => callback(statusOf(error)));
-          const answer = async () => encode(method.output, (await handler(parse(call.request), served)) as Response);
+          const answer = async () => {
+            admit(call);
+            return encode(method.output, (await handler(parse(call.request), served)) as Response);
+          };
           answer().then(
             (bytes) => served.settle() && callback(null, bytes),
             (error) => served.fail(toMeshError(error)),
@@ -169,6 +180,7 @@ export class GrpcServer {
         return (call: ServerWritableStream<Buffer, Buffer>) => {
           const served = begin(call, (error) => call.emit('error', statusOf(error)));
           const answer = async () => {
+            admit(call);
             for await (const message of handler(parse(call.request), served) as AsyncIterable<Response>) {
               if (served.settled) return;
               if (!call.write(encode(method.output, message))) await writable(call, served.signal);
@@ -186,12 +198,21 @@ export class GrpcServer {
             served.settle(error);
             served.abort(error ?? new MeshError('cancelled', 'the call has ended'));
           });
-          const run = async () => handler(bidi as never, served);
+          const run = async () => {
+            admit(call);
+            await handler(bidi as never, served);
+          };
           run().catch((error) => bidi.end(toMeshError(error)));
         };
       case 'client_streaming':
         throw new Error(`${method.parent.typeName}/${method.name} takes a stream of requests, which is not supported`);
     }
+  }
+
+  /** Refuses callers who may not call a service. Health and reflection are for everybody with a certificate of the mesh. */
+  #doorkeeper(service: DescService, calls: Set<ServedCall>): (call: AnyServerCall) => void {
+    if (!this.#tls || calls === this.#watching) return () => {};
+    return (call) => admitCaller(service, namesOf(call.getAuthContext().sslPeerCertificate));
   }
 
   /** Follows the calls of a method: for the shutdown, the metrics and the log. */

@@ -1,6 +1,6 @@
 import { SessionService } from '@chatmesh/gen/presence/v1/session';
 import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
-import { Batcher, createClient, type Logger } from '@chatmesh/mesh';
+import { Batcher, type ClientOptions, createClient } from '@chatmesh/mesh';
 import type { DirectoryClient, DirectoryUser } from './directory.js';
 import type { LocatedSession, SessionFinder } from './owner.js';
 
@@ -14,7 +14,7 @@ const PRESENCE_DEADLINE_MS = 1_000;
 export class GrpcDirectory implements DirectoryClient {
   readonly #client;
 
-  constructor(options: { address: string; logger: Logger }) {
+  constructor(options: ClientOptions) {
     this.#client = createClient(DirectoryService, options);
   }
 
@@ -39,7 +39,7 @@ export class GrpcSessions implements SessionFinder {
   readonly #client;
   readonly #questions = new Batcher((userIds: readonly string[]) => this.#ask(userIds), { maxKeys: MAX_PER_REQUEST });
 
-  constructor(options: { address: string; logger: Logger }) {
+  constructor(options: ClientOptions) {
     this.#client = createClient(SessionService, options);
   }
 

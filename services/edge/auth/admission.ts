@@ -1,5 +1,5 @@
 import { DirectoryService, type Admission as Verdict } from '@chatmesh/gen/user/v1/directory';
-import { Batcher, createClient, type ErrorKind, type Logger, MeshError } from '@chatmesh/mesh';
+import { Batcher, createClient, type ErrorKind, type Logger, MeshError, type MeshTls } from '@chatmesh/mesh';
 import type { RouterPool } from '../routing/router-pool.js';
 import type { SessionTable } from '../sessions/session-table.js';
 import type { TokenVerifier, VerifiedToken } from './token-verifier.js';
@@ -23,10 +23,12 @@ export class Admission {
     routers: () => RouterPool;
     maxConnectionsPerUser: number;
     logger: Logger;
+    tls?: MeshTls | undefined;
   }) {
+    const { logger, tls } = options;
     this.#verifier = options.verifier;
     this.#maxConnectionsPerUser = options.maxConnectionsPerUser;
-    this.#directory = createClient(DirectoryService, { address: options.userAddress, logger: options.logger });
+    this.#directory = createClient(DirectoryService, { address: options.userAddress, logger, tls });
     this.#routers = options.routers;
     // The first two are bounded by the connections that may wait for their upgrade and by the unary calls in flight, the
     // third by what the directory has admitted meanwhile.

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
-import { createClient, type Logger, MeshError } from '@chatmesh/mesh';
+import { createClient, type Logger, MeshError, type MeshTls } from '@chatmesh/mesh';
 import {
   createLocalJWKSet,
   createRemoteJWKSet,
@@ -44,10 +44,17 @@ export class TokenVerifier {
   #own: OwnKeys | undefined;
   #fetching: Promise<void> | undefined;
 
-  constructor(options: { config: AuthConfig; userAddress: string; logger: Logger; now: () => number }) {
+  constructor(options: {
+    config: AuthConfig;
+    userAddress: string;
+    logger: Logger;
+    tls?: MeshTls | undefined;
+    now: () => number;
+  }) {
+    const { logger, tls } = options;
     this.#config = options.config;
     this.#now = options.now;
-    this.#directory = createClient(DirectoryService, { address: options.userAddress, logger: options.logger });
+    this.#directory = createClient(DirectoryService, { address: options.userAddress, logger, tls });
     this.#external = options.config.jwksUrl ? createRemoteJWKSet(new URL(options.config.jwksUrl)) : undefined;
     this.#secret = options.config.hs256Secret ? new TextEncoder().encode(options.config.hs256Secret) : undefined;
   }

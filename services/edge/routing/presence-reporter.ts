@@ -1,5 +1,5 @@
 import { type Session as PresenceSession, SessionService } from '@chatmesh/gen/presence/v1/session';
-import { createClient, type Logger } from '@chatmesh/mesh';
+import { type ClientOptions, createClient, type Logger } from '@chatmesh/mesh';
 import type { Session } from '../sessions/session.js';
 import type { SessionObserver } from '../sessions/session-table.js';
 
@@ -27,8 +27,8 @@ export class PresenceReporter implements SessionObserver {
   #notBeforeMs = 0;
   #stopped = false;
 
-  constructor(options: { address: string; edgeId: string; all: () => Iterable<Session>; logger: Logger }) {
-    this.#client = createClient(SessionService, { address: options.address, logger: options.logger });
+  constructor(options: ClientOptions & { edgeId: string; all: () => Iterable<Session>; logger: Logger }) {
+    this.#client = createClient(SessionService, options);
     this.#edgeId = options.edgeId;
     this.#all = options.all;
     this.#logger = options.logger;

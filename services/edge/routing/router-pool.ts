@@ -1,6 +1,6 @@
 import { lookup } from 'node:dns/promises';
 import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
-import { type Client, createClient, type Logger, MeshError } from '@chatmesh/mesh';
+import { type Client, createClient, type Logger, MeshError, type MeshTls } from '@chatmesh/mesh';
 import { rendezvous } from '../domain/rendezvous.js';
 import { type RouterListener, RouterStream } from './router-stream.js';
 
@@ -11,6 +11,13 @@ const RESOLVE_MS = 5_000;
 const RETRY_SHARE = 0.1;
 const RETRY_BURST = 10;
 
+export interface RouterPoolOptions {
+  readonly edgeId: string;
+  readonly listener: RouterListener;
+  readonly logger: Logger;
+  readonly tls: MeshTls | undefined;
+}
+
 interface Router {
   readonly stream: RouterStream;
   readonly client: Client<typeof InternalChatService> & { close(): void };
@@ -18,7 +25,7 @@ interface Router {
 
 /** The routers of a mesh: a stream to each, and calls to any of them. */
 export class RouterPool {
-  readonly #options: { edgeId: string; listener: RouterListener; logger: Logger };
+  readonly #options: RouterPoolOptions;
   /** Of all configured addresses, those that are to be looked up. */
   readonly #names: readonly string[];
   readonly #fixed: readonly string[];
@@ -27,7 +34,7 @@ export class RouterPool {
   #timer: NodeJS.Timeout | undefined;
 
   /** @param addresses `host:port`, or `dns:///name:port` for every address of a name, for example of a headless service. */
-  constructor(addresses: readonly string[], options: { edgeId: string; listener: RouterListener; logger: Logger }) {
+  constructor(addresses: readonly string[], options: RouterPoolOptions) {
     this.#options = options;
     this.#names = addresses.filter((address) => address.startsWith(DNS_SCHEME));
     this.#fixed = addresses.filter((address) => !address.startsWith(DNS_SCHEME));
@@ -124,7 +131,7 @@ export class RouterPool {
       const stream = new RouterStream({ address, ...this.#options });
       this.#routers.set(address, {
         stream,
-        client: createClient(InternalChatService, { address, logger: this.#options.logger }),
+        client: createClient(InternalChatService, { ...this.#options, address }),
       });
       stream.connect();
     }

@@ -13,7 +13,7 @@ import {
   RouteRequestWire,
   SessionOpenedWire,
 } from '@chatmesh/gen/wire/chat/v1/router';
-import { type BidiCall, createClient, type Logger, MeshError } from '@chatmesh/mesh';
+import { type BidiCall, type ClientOptions, createClient, type Logger, MeshError } from '@chatmesh/mesh';
 import type { Session } from '../sessions/session.js';
 
 /** What a router says, and the end of its stream. */
@@ -70,12 +70,12 @@ export class RouterStream {
   /** True when it is not to be connected again once it ends. */
   retired = false;
 
-  constructor(options: { address: string; edgeId: string; listener: RouterListener; logger: Logger }) {
+  constructor(options: ClientOptions & { edgeId: string; listener: RouterListener; logger: Logger }) {
     this.address = options.address;
     this.#edgeId = options.edgeId;
     this.#listener = options.listener;
     this.#logger = options.logger;
-    this.#client = createClient(RouterService, { address: options.address, logger: options.logger });
+    this.#client = createClient(RouterService, options);
   }
 
   /** True while the router answers. */

@@ -4,7 +4,7 @@ import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import type { RouteResponse, Submit } from '@chatmesh/gen/chat/v1/router';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { SubmitWire } from '@chatmesh/gen/wire/chat/v1/router';
-import { type Logger, MeshError } from '@chatmesh/mesh';
+import { type Logger, MeshError, type MeshTls } from '@chatmesh/mesh';
 import { CLOSE } from '../domain/close-codes.js';
 import type { ClientAction } from '../domain/frames.js';
 import { RouterPool } from '../routing/router-pool.js';
@@ -24,6 +24,7 @@ export interface SessionTableDeps {
   readonly edgeId: string;
   readonly routers: readonly string[];
   readonly logger: Logger;
+  readonly tls?: MeshTls | undefined;
   readonly now: () => number;
   readonly checkToken: TokenCheck;
   readonly observer: SessionObserver;
@@ -66,7 +67,12 @@ export class SessionTable implements RouterListener {
 
   constructor(deps: SessionTableDeps) {
     this.#deps = deps;
-    this.routers = new RouterPool(deps.routers, { edgeId: deps.edgeId, listener: this, logger: deps.logger });
+    this.routers = new RouterPool(deps.routers, {
+      edgeId: deps.edgeId,
+      listener: this,
+      logger: deps.logger,
+      tls: deps.tls,
+    });
   }
 
   get size(): number {
