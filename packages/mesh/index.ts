@@ -12,3 +12,4 @@ export * from './lifecycle.js';
 export * from './lock.js';
 export * from './mailbox.js';
 export * from './observe.js';
+export * from './redis-config.js';
