@@ -5,8 +5,8 @@
 export default {
   roots: ['<rootDir>/test/dist'],
   testMatch: ['**/*.test.js'],
-  // These need more than Node: see jest.system.config.mjs.
-  testPathIgnorePatterns: ['/test/dist/system/'],
+  // These need more than Node: see jest.system.config.mjs and jest.engines.config.mjs.
+  testPathIgnorePatterns: ['/test/dist/system/', '/test/dist/engines/'],
   setupFiles: ['<rootDir>/test/setup.mjs'],
   transform: {},
   injectGlobals: false,
