@@ -13,7 +13,7 @@ const MAX_RETRY_MS = 2_000;
 /** How often an idle connection is tried, so that readiness is not a memory. */
 const PING_EVERY_MS = 2_000;
 /** Commands without an answer, of everybody together; more are refused, so that a slow Redis does not fill the memory. */
-const MAX_IN_FLIGHT = 50_000;
+const MAX_IN_FLIGHT = 20_000;
 const MAX_REDIRECTIONS = 4;
 
 type Argument = string | number | Buffer;
@@ -218,16 +218,16 @@ export class RedisClient implements AsyncDisposable {
     if (!this.ready) this.#away(undefined);
   }
 
-  /** Says once for each outage, and for each reason, that Redis is away. */
+  /** Says once for each outage that Redis is away, and again when it turns out that Redis refuses this client. */
   #away(error: unknown): void {
     if (this.#closing) return;
     const { message, kind } = error === undefined ? { message: this.#reason, kind: undefined } : meshErrorOf(error);
-    const news = !this.#toldAway || message !== this.#reason;
-    if (error !== undefined) this.#reason = message;
+    const level = kind === 'failed_precondition' ? 'error' : 'warn';
+    const news = !this.#toldAway || (level === 'error' && message !== this.#reason);
+    this.#reason = message;
     if (this.ready || !news) return;
     this.#toldAway = true;
     // The driver's errors are not logged: they carry what was sent, also passwords.
-    const level = kind === 'failed_precondition' ? 'error' : 'warn';
     this.#logger[level]({ reason: message }, `Redis does not answer, trying again: ${message}`);
   }
 }
@@ -240,7 +240,7 @@ function redisOf(config: RedisConfig): Redis {
     sentinels: config.sentinels.map(hostAndPort),
     name: config.sentinelMaster,
     ...(config.sentinelPassword !== undefined && { sentinelPassword: config.sentinelPassword }),
-    sentinelRetryStrategy: () => null,
+    sentinelRetryStrategy: retryMs,
     sentinelCommandTimeout: REDIS_DEADLINE_MS,
     ...(options.tls && { enableTLSForSentinelMode: true, sentinelTLS: options.tls }),
   });
@@ -328,7 +328,9 @@ function meshErrorOf(error: unknown): MeshError {
 /** The message of an error, and of the one below it that says why every node of a cluster has failed. */
 function textOf(error: unknown): string {
   const { message = String(error), lastNodeError } = (error ?? {}) as Partial<Error> & { lastNodeError?: Error };
-  return lastNodeError ? `${message} (${lastNodeError.message})` : message;
+  const told = lastNodeError ? `${message} (${lastNodeError.message})` : message;
+  // The wait is another one each time, and would make it news.
+  return told.replace(/ Retrying from scratch after \d+ms\./, '');
 }
 
 function isRedirection(error: unknown): boolean {

@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -13,18 +13,39 @@ const START_MS = 20_000;
 export class RedisServer {
   readonly port: number;
   readonly #directory: string;
-  readonly #options: readonly string[];
+  readonly #args: readonly string[];
   #child: ChildProcess | undefined;
 
-  private constructor(port: number, directory: string, options: readonly string[]) {
+  private constructor(port: number, directory: string, args: readonly string[]) {
     this.port = port;
     this.#directory = directory;
-    this.#options = options;
+    this.#args = args;
   }
 
   /** Starts one; `options` are the server's, such as `--requirepass secret`. */
   static async start(...options: string[]): Promise<RedisServer> {
-    const server = new RedisServer(await freePort(), await mkdtemp(join(tmpdir(), 'chatmesh-redis-')), options);
+    const port = await freePort();
+    const directory = await mkdtemp(join(tmpdir(), 'chatmesh-redis-'));
+    const own = ['--bind', '127.0.0.1', '--port', String(port), '--dir', directory, '--save', '', '--appendonly', 'no'];
+    const server = new RedisServer(port, directory, [...own, ...options]);
+    await server.restart();
+    return server;
+  }
+
+  /** Starts a sentinel that decides alone, and soon, when `master` is gone; it calls it mymaster. */
+  static async startSentinel(master: RedisServer): Promise<RedisServer> {
+    const port = await freePort();
+    const directory = await mkdtemp(join(tmpdir(), 'chatmesh-sentinel-'));
+    const file = join(directory, 'sentinel.conf');
+    const lines = [
+      `port ${port}`,
+      `dir ${directory}`,
+      `sentinel monitor mymaster 127.0.0.1 ${master.port} 1`,
+      'sentinel down-after-milliseconds mymaster 500',
+      'sentinel failover-timeout mymaster 5000',
+    ];
+    await writeFile(file, lines.join('\n'));
+    const server = new RedisServer(port, directory, [file, '--sentinel']);
     await server.restart();
     return server;
   }
@@ -35,15 +56,9 @@ export class RedisServer {
 
   /** Starts the server again on its port, after {@link kill}. What it kept in memory is gone. */
   async restart(): Promise<void> {
-    const own = ['--bind', '127.0.0.1', '--port', String(this.port), '--dir', this.#directory];
-    const child = spawn('redis-server', [...own, '--save', '', '--appendonly', 'no', ...this.#options], {
-      stdio: 'ignore',
-    });
+    const child = spawn('redis-server', this.#args, { stdio: 'ignore' });
     this.#child = child;
-    const missing = once(child, 'error').then(() => {
-      throw new Error('redis-server is not installed: apt-get install redis-server');
-    });
-    await Promise.race([this.#answers(), missing]);
+    await this.#answers(child);
   }
 
   async kill(): Promise<void> {
@@ -83,9 +98,12 @@ export class RedisServer {
     }
   }
 
-  async #answers(): Promise<void> {
+  async #answers(child: ChildProcess): Promise<void> {
+    child.once('error', () => {});
     const endsAtMs = Date.now() + START_MS;
     while (!/^(\+PONG|-NOAUTH)/.test(await this.command('PING').catch(() => ''))) {
+      if (child.pid === undefined) throw new Error('redis-server is not installed: apt-get install redis-server');
+      if (child.exitCode !== null) throw new Error(`redis-server ended at start with code ${child.exitCode}`);
       if (Date.now() > endsAtMs) throw new Error(`redis-server on port ${this.port} does not answer`);
       await sleep(20);
     }
@@ -116,10 +134,10 @@ export async function startRedisCluster(): Promise<RedisServer[]> {
   return servers;
 }
 
-/** Free now; a cluster's node also takes the port 10,000 above it. */
-async function freePort(): Promise<number> {
+/** Free now. A cluster's node also takes the port 10,000 above it: neither is one that the system gives by itself. */
+export async function freePort(): Promise<number> {
   for (;;) {
-    const server = createServer().listen(20_000 + Math.floor(Math.random() * 10_000), '127.0.0.1');
+    const server = createServer().listen(20_000 + Math.floor(Math.random() * 2_700), '127.0.0.1');
     try {
       await once(server, 'listening');
       const { port } = server.address() as { port: number };
