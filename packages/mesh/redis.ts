@@ -4,6 +4,7 @@ import { Cluster, Command, Redis } from 'ioredis';
 import { MeshError } from './errors.js';
 import type { Logger } from './observe.js';
 import type { RedisConfig } from './redis-config.js';
+import { isRedirection, redisError, startsWith } from './redis-errors.js';
 
 /** Every command is answered, or has failed, after this long. */
 export const REDIS_DEADLINE_MS = 1_000;
@@ -172,7 +173,7 @@ export class RedisClient implements AsyncDisposable {
     try {
       return await Promise.race([answer, late]);
     } catch (error) {
-      throw meshErrorOf(error);
+      throw redisError(error);
     } finally {
       clearTimeout(timer);
     }
@@ -181,7 +182,7 @@ export class RedisClient implements AsyncDisposable {
   #firstAttempt(): Promise<MeshError | undefined> {
     return new Promise((resolve) => {
       const judge = (error: unknown) => {
-        const known = meshErrorOf(error);
+        const known = redisError(error);
         resolve(known.kind === 'failed_precondition' ? known : undefined);
       };
       this.#client.once('ready', () => resolve(undefined));
@@ -221,7 +222,7 @@ export class RedisClient implements AsyncDisposable {
   /** Says once for each outage that Redis is away, and again when it turns out that Redis refuses this client. */
   #away(error: unknown): void {
     if (this.#closing) return;
-    const { message, kind } = error === undefined ? { message: this.#reason, kind: undefined } : meshErrorOf(error);
+    const { message, kind } = error === undefined ? { message: this.#reason, kind: undefined } : redisError(error);
     const level = kind === 'failed_precondition' ? 'error' : 'warn';
     const news = !this.#toldAway || (level === 'error' && message !== this.#reason);
     this.#reason = message;
@@ -297,46 +298,4 @@ function hostAndPort(address: string): { host: string; port: number } {
 function retryMs(attempts: number): number {
   const ms = Math.min(MAX_RETRY_MS, MIN_RETRY_MS * 2 ** Math.min(attempts, 10));
   return Math.round(ms * (0.5 + Math.random() / 2));
-}
-
-/** What operators are told when Redis refuses this client, by what its answer begins with or contains. */
-const REFUSALS: readonly [RegExp, string][] = [
-  [/WRONGPASS|invalid password/, 'Redis refuses the user or password of REDIS_URL'],
-  [/NOAUTH|Authentication required/, 'Redis wants a password: set REDIS_URL=redis://user:password@host:6379'],
-  [/NOPERM/, 'the Redis user of REDIS_URL may not run a command that the mesh needs; allow it with ACL SETUSER'],
-  [/^DENIED|Ready check failed: DENIED/, 'Redis is in protected mode: give it a password, or bind it to loopback only'],
-  [/cluster support disabled/, 'REDIS_CLUSTER=true, but REDIS_URL leads to a Redis that is not a cluster'],
-  [/DB index is out of range/, 'Redis does not have the database that REDIS_URL names'],
-];
-
-/** What passes by itself: a failover, a start, a full memory. */
-const PASSING =
-  /^(Ready check failed: )?(LOADING|MASTERDOWN|CLUSTERDOWN|READONLY|TRYAGAIN|MOVED|ASK|BUSY|NOREPLICAS|MISCONF|OOM|UNBLOCKED)\b/;
-
-/** Without the driver's error as a cause: it carries what was sent. */
-function meshErrorOf(error: unknown): MeshError {
-  if (error instanceof MeshError) return error;
-  const text = textOf(error);
-  const refusal = REFUSALS.find(([pattern]) => pattern.test(text));
-  if (refusal) return new MeshError('failed_precondition', refusal[1]);
-  if ((error as Error | undefined)?.name === 'ReplyError' && !PASSING.test(text)) {
-    return new MeshError('internal', 'internal error', { cause: new Error(`Redis: ${text}`) });
-  }
-  return new MeshError('unavailable', text);
-}
-
-/** The message of an error, and of the one below it that says why every node of a cluster has failed. */
-function textOf(error: unknown): string {
-  const { message = String(error), lastNodeError } = (error ?? {}) as Partial<Error> & { lastNodeError?: Error };
-  const told = lastNodeError ? `${message} (${lastNodeError.message})` : message;
-  // The wait is another one each time, and would make it news.
-  return told.replace(/ Retrying from scratch after \d+ms\./, '');
-}
-
-function isRedirection(error: unknown): boolean {
-  return startsWith(error, 'MOVED') || startsWith(error, 'ASK') || startsWith(error, 'TRYAGAIN');
-}
-
-function startsWith(error: unknown, code: string): boolean {
-  return textOf(error).startsWith(code);
 }
