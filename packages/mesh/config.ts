@@ -69,6 +69,18 @@ export class EnvReader {
     if (!this.#problems.has(name)) this.#problems.set(name, problem);
   }
 
+  /** A value of a form of its own: `parse` returns undefined for one that has another. */
+  parsed<T>(
+    name: string,
+    parse: (value: string) => T | undefined,
+    { expected, example }: { expected: string; example: string },
+  ): T | undefined {
+    const value = this.#read(name);
+    const parsed = value === undefined ? undefined : parse(value);
+    if (value !== undefined && parsed === undefined) this.#bad(name, expected, example);
+    return parsed;
+  }
+
   boolean(name: string, fallback: boolean): boolean {
     const value = this.#read(name)?.toLowerCase();
     if (value === undefined) return fallback;

@@ -14,4 +14,5 @@ export * from './lock.js';
 export * from './mailbox.js';
 export * from './observe.js';
 export * from './outage.js';
+export * from './redis-config.js';
 export { isPostgresUrl, POSTGRES_URL } from './sql-url.js';

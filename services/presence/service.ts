@@ -1,6 +1,13 @@
 import { PresenceService as PublicService } from '@chatmesh/gen/presence/v1/presence';
 import { SessionService } from '@chatmesh/gen/presence/v1/session';
-import { GrpcServer, type Metrics, type Service, type ServiceDeps } from '@chatmesh/mesh';
+import {
+  GrpcServer,
+  type Logger,
+  type Metrics,
+  type RedisConfig,
+  type Service,
+  type ServiceDeps,
+} from '@chatmesh/mesh';
 import type { PresenceConfig } from './config.js';
 import { presenceRpc, sessionRpc } from './rpc.js';
 import { MemoryPresenceStore } from './stores/memory-presence-store.js';
@@ -27,13 +34,18 @@ export class PresenceService implements Service {
     this.#store = store;
   }
 
-  /** Opens the store, by default the one in memory. */
+  /**
+   * Opens the store: the one in Redis where its address is set, else the one in memory. A Redis that does not answer yet is
+   * tried again, and the service is not ready until it does.
+   *
+   * @throws MeshError `failed_precondition` saying what to change when Redis refuses this client.
+   */
   static async create(
     config: PresenceConfig,
     { logger, metrics, tls }: ServiceDeps,
     { store, now = Date.now }: Partial<PresenceOverrides> = {},
   ): Promise<PresenceService> {
-    const opened = store ?? openMemory(now, metrics);
+    const opened = store ?? (config.redis ? await openRedis(config.redis, now, logger) : openMemory(now, metrics));
     const server = new GrpcServer({ name: 'presence', logger, metrics, tls })
       .add(SessionService, sessionRpc(opened))
       .add(PublicService, presenceRpc);
@@ -45,9 +57,9 @@ export class PresenceService implements Service {
     return this.#port;
   }
 
-  /** Memory is always there. */
+  /** False while the store does not answer. */
   get ready(): boolean {
-    return true;
+    return this.#store.ready;
   }
 
   async start(): Promise<void> {
@@ -68,6 +80,13 @@ export class PresenceService implements Service {
     await this.#server.close();
     await this.#store[Symbol.asyncDispose]();
   }
+}
+
+async function openRedis(config: RedisConfig, now: () => number, logger: Logger): Promise<PresenceStore> {
+  // Loaded only where it is used: the driver costs memory and time at start.
+  const { RedisClient } = await import('@chatmesh/mesh/redis');
+  const { RedisPresenceStore } = await import('./stores/redis-presence-store.js');
+  return new RedisPresenceStore({ redis: await RedisClient.open(config, { logger }), now });
 }
 
 function openMemory(now: () => number, metrics: Metrics): PresenceStore {

@@ -42,6 +42,11 @@ export class MemoryPresenceStore implements PresenceStore {
     });
   }
 
+  /** Memory is always there. */
+  get ready(): boolean {
+    return true;
+  }
+
   /** Sessions at edges whose lease lives. */
   get size(): number {
     this.#expire();

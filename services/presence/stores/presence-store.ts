@@ -4,12 +4,15 @@
  * when the engine cannot be reached.
  */
 export interface PresenceStore extends AsyncDisposable {
+  /** False while the engine does not answer. */
+  readonly ready: boolean;
+
   /**
    * Renews the lease of an edge and takes what has changed there: first what began, then what ended. Repeating a
    * report changes nothing.
    *
-   * @returns known: false when the store has no live lease of the edge and the report is not a full one; then nothing
-   * was taken, and the edge must report in full.
+   * @returns known: false when the store has no live lease of the edge, or wants everything again, and the report is not
+   * a full one; then nothing was taken, and the edge must report in full.
    */
   report(report: EdgeReport): Promise<{ known: boolean }>;
 
