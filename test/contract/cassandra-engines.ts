@@ -1,5 +1,12 @@
 import { randomUUID } from 'node:crypto';
-import { CassandraStatusStore, migrateStores, type ScyllaConfig, type StatusStore } from '@chatmesh/chat';
+import {
+  CassandraInboxStore,
+  CassandraStatusStore,
+  type InboxStore,
+  migrateStores,
+  type ScyllaConfig,
+  type StatusStore,
+} from '@chatmesh/chat';
 import { Cassandra } from '@chatmesh/mesh/cassandra';
 import type { Engine } from './engine.js';
 
@@ -55,4 +62,8 @@ function engine<T extends AsyncDisposable>(exported: string, make: (cassandra: C
 export const cassandraStatusStore: Engine<StatusStore> = engine(
   'cassandraStatusStore',
   (cassandra) => new CassandraStatusStore(cassandra),
+);
+export const cassandraInboxStore: Engine<InboxStore> = engine(
+  'cassandraInboxStore',
+  (cassandra) => new CassandraInboxStore(cassandra),
 );
