@@ -31,6 +31,15 @@ const ENGINES: readonly EngineEntry[] = [
       return pulsar ? await migrateLog(pulsar) : '';
     },
   },
+  {
+    engine: 'ScyllaDB',
+    variable: 'SCYLLA_CONTACT_POINTS',
+    configured: ({ chat }) => chat.scylla !== undefined,
+    async prepare({ chat: { scylla } }) {
+      const { migrateStores } = await import('@chatmesh/chat');
+      return scylla ? await migrateStores(scylla) : '';
+    },
+  },
 ];
 
 /** As the command line's own: 0 done, 1 refused, 2 wrong configuration, 3 an engine does not answer. */

@@ -1,4 +1,5 @@
 import type { EnvReader } from '@chatmesh/mesh';
+import type { CassandraOptions } from '@chatmesh/mesh/cassandra';
 
 export interface ChatConfig {
   readonly host: string;
@@ -15,6 +16,13 @@ export interface ChatConfig {
   readonly fingerprintKey: Buffer | undefined;
   /** The embedded log serves without it. */
   readonly pulsar: PulsarConfig | undefined;
+  /** Inboxes and status records are embedded without it. */
+  readonly scylla: ScyllaConfig | undefined;
+}
+
+export interface ScyllaConfig extends CassandraOptions {
+  /** How many nodes of the data center have each row; used by the migration alone. */
+  readonly replicationFactor: number;
 }
 
 export interface PulsarConfig {
@@ -50,6 +58,7 @@ const ADMIN_URL = {
 export function readConfig(env: EnvReader): ChatConfig {
   const host = env.string('MESH_HOST', '127.0.0.1');
   const pulsar = readPulsar(env);
+  const scylla = readScylla(env);
   return {
     host,
     port: env.port('CHAT_PORT', 7001),
@@ -60,8 +69,9 @@ export function readConfig(env: EnvReader): ChatConfig {
     sendBurst: env.int('SEND_BURST', 1000, { min: 1, max: 1_000_000 }),
     deliveryRetries: env.int('DELIVERY_RETRIES', 3, { min: 0, max: 20 }),
     deliveryRetryMs: env.int('DELIVERY_RETRY_MS', 10_000, { min: 10, max: 600_000 }),
-    fingerprintKey: readFingerprintKey(env, pulsar !== undefined),
+    fingerprintKey: readFingerprintKey(env, pulsar !== undefined || scylla !== undefined),
     pulsar,
+    scylla,
   };
 }
 
@@ -84,6 +94,33 @@ function readPulsar(env: EnvReader): PulsarConfig | undefined {
     );
   }
   return serviceUrl === undefined ? undefined : { serviceUrl, ...config };
+}
+
+function readScylla(env: EnvReader): ScyllaConfig | undefined {
+  const contactPoints = env.addresses('SCYLLA_CONTACT_POINTS', []);
+  const config = {
+    contactPoints,
+    localDatacenter: env.string('SCYLLA_LOCAL_DATACENTER', ''),
+    keyspace: env.string('SCYLLA_KEYSPACE', 'chatmesh'),
+    username: env.optional('SCYLLA_USERNAME'),
+    password: env.optional('SCYLLA_PASSWORD'),
+    tlsCaFile: env.optional('SCYLLA_TLS_CA'),
+    rack: env.optional('SCYLLA_RACK'),
+    replicationFactor: env.int('SCYLLA_REPLICATION_FACTOR', 3, { min: 1, max: 9 }),
+  };
+  const needs = (name: string, because: string, example: string) =>
+    env.reject(name, `${name} must be set because ${because} is; for example ${name}=${example}`);
+  if (contactPoints.length > 0 && config.localDatacenter === '')
+    needs('SCYLLA_LOCAL_DATACENTER', 'SCYLLA_CONTACT_POINTS', 'datacenter1');
+  if (config.password !== undefined && config.username === undefined)
+    needs('SCYLLA_USERNAME', 'SCYLLA_PASSWORD', 'chatmesh');
+  if (config.username !== undefined && config.password === undefined)
+    needs('SCYLLA_PASSWORD', 'SCYLLA_USERNAME', 'its-password');
+  if (!/^[a-z][a-z0-9_]{0,47}$/.test(config.keyspace)) {
+    const rule = 'a small letter, then small letters, digits and underscores, 48 at most';
+    env.reject('SCYLLA_KEYSPACE', `SCYLLA_KEYSPACE must be ${rule}; for example SCYLLA_KEYSPACE=chatmesh`);
+  }
+  return contactPoints.length > 0 ? config : undefined;
 }
 
 /** @param shared whether other routers work on the same engines. */

@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { acquireLock, type Logger, MeshError, untilAvailable } from '@chatmesh/mesh';
 import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
-import type { ChatConfig, PulsarConfig } from './config.js';
+import type { ChatConfig, PulsarConfig, ScyllaConfig } from './config.js';
 import type { InboxStore } from './stores/inbox-store.js';
 import { LmdbInboxStore } from './stores/lmdb-inbox-store.js';
 import { LmdbMessageLog } from './stores/lmdb-message-log.js';
@@ -34,7 +34,7 @@ export async function openEmbedded(
   closing: Closing,
 ): Promise<LmdbEnvironment | undefined> {
   const logElsewhere = (overrides.log && overrides.deadLetters) || config.pulsar;
-  const storesElsewhere = overrides.inbox && overrides.statuses;
+  const storesElsewhere = (overrides.inbox && overrides.statuses) || config.scylla;
   if (logElsewhere && storesElsewhere && config.fingerprintKey) return undefined;
   const directory = directoryOf(config);
   const lock = await acquireLock(directory);
@@ -62,6 +62,12 @@ export async function openStores(
       opened,
       await untilAvailable('Pulsar', () => openPulsar(pulsar, logger, closing), { signal, logger }),
     );
+  }
+  if (config.scylla && !(opened.inbox && opened.statuses)) {
+    const { scylla } = config;
+    const stores = await untilAvailable('ScyllaDB', () => openScylla(scylla, closing), { signal, logger });
+    opened.inbox ??= stores.inbox;
+    opened.statuses ??= stores.statuses;
   }
   if (environment) {
     opened.statuses ??= new LmdbStatusStore(environment);
@@ -100,6 +106,22 @@ async function openPulsar(
     await client.close();
     throw error;
   }
+}
+
+async function openScylla(config: ScyllaConfig, closing: Closing): Promise<Pick<Stores, 'inbox' | 'statuses'>> {
+  const { Cassandra } = await import('@chatmesh/mesh/cassandra');
+  const { checkSchema } = await import('./stores/cassandra-schema.js');
+  const { CassandraInboxStore } = await import('./stores/cassandra-inbox-store.js');
+  const { CassandraStatusStore } = await import('./stores/cassandra-status-store.js');
+  const cassandra = await Cassandra.connect(config);
+  try {
+    await checkSchema(cassandra);
+  } catch (error) {
+    await cassandra[Symbol.asyncDispose]();
+    throw error;
+  }
+  disposing(closing, cassandra);
+  return { inbox: new CassandraInboxStore(cassandra), statuses: new CassandraStatusStore(cassandra) };
 }
 
 const EVENTS_TOPIC = 'events';

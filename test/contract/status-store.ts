@@ -210,45 +210,68 @@ export function statusStoreContract(name: string, engine: Engine<StatusStore>): 
         if ((found[i]?.devices.length ?? -1) < devices) throw new Error(`${id} is ${found[i] ? 'behind' : 'lost'}`);
       }
     });
+  });
+}
 
-    describe('expiry', () => {
-      const expire = async (beforeMs: number) => {
-        while (await store().expire(beforeMs));
+/** What {@link StatusStore.expire} promises, on an engine whose records do not expire by themselves. */
+export function statusStoreExpiryContract(name: string, engine: Engine<StatusStore>): void {
+  describe(`StatusStore on ${name}: expiry`, () => {
+    let place: Awaited<ReturnType<typeof engine.place>>;
+    let opened: Opened<StatusStore>;
+    const store = () => opened.store;
+
+    beforeEach(async () => {
+      place = await engine.place();
+      opened = await engine.open(place.location);
+    });
+
+    afterEach(async () => {
+      await opened.close();
+      await place.remove();
+    });
+
+    async function reopen(): Promise<void> {
+      await opened.close();
+      opened = await engine.open(place.location);
+    }
+
+    const get = async (record: StatusRecord) => plain((await store().get([record.serverMessageId]))[0]);
+    const expire = async (beforeMs: number) => {
+      while (await store().expire(beforeMs));
+    };
+
+    test('drops what was accepted before, step by step, and keeps what was not', async () => {
+      const of = (atMs: number) => Array.from({ length: 200 }, (_, n) => newRecord(atMs + n));
+      const [old, recent] = [[...of(NOW - 50_000), ...of(NOW - 40_000)], of(NOW)];
+      for (const record of old) await store().accept([record]);
+      for (const record of recent) await store().accept([record]);
+      await expire(NOW - 100_000);
+      expect((await store().get(old.map((record) => record.serverMessageId))).map(plain)).toEqual(old);
+      await expire(NOW);
+      const check = async () => {
+        expect((await store().get(old.map((record) => record.serverMessageId))).filter(Boolean)).toEqual([]);
+        expect((await store().get(recent.map((record) => record.serverMessageId))).map(plain)).toEqual(recent);
       };
+      await check();
+      await reopen();
+      await check();
+    });
 
-      test('drops what was accepted before, step by step, and keeps what was not', async () => {
-        const of = (atMs: number) => Array.from({ length: 200 }, (_, n) => newRecord(atMs + n));
-        const [old, recent] = [[...of(NOW - 50_000), ...of(NOW - 40_000)], of(NOW)];
-        for (const record of old) await store().accept([record]);
-        for (const record of recent) await store().accept([record]);
-        await expire(NOW - 100_000);
-        expect((await store().get(old.map((record) => record.serverMessageId))).map(plain)).toEqual(old);
-        await expire(NOW);
-        const check = async () => {
-          expect((await store().get(old.map((record) => record.serverMessageId))).filter(Boolean)).toEqual([]);
-          expect((await store().get(recent.map((record) => record.serverMessageId))).map(plain)).toEqual(recent);
-        };
-        await check();
-        await reopen();
-        await check();
-      });
+    test('drops an old record that was updated since, and a dropped one may be accepted anew', async () => {
+      const [old, recent] = [newRecord(NOW - 5000), newRecord(NOW)];
+      await store().accept([old]);
+      await store().accept([recent]);
+      await store().update([updateOf(old, { deliveredAtMs: NOW + 1, deviceId: DEVICES[0] })]);
+      await expire(NOW - 1000);
+      await expire(NOW + 1);
+      expect(await get(old)).toBeUndefined();
+      expect(await get(recent)).toBeUndefined();
+      await store().accept([{ ...old, acceptedAtMs: NOW + 2 }]);
+      expect(await get(old)).toEqual({ ...old, acceptedAtMs: NOW + 2 });
+    });
 
-      test('drops an old record that was updated since, and a dropped one may be accepted anew', async () => {
-        const [old, recent] = [newRecord(NOW - 5000), newRecord(NOW)];
-        await store().accept([old]);
-        await store().accept([recent]);
-        await store().update([updateOf(old, { deliveredAtMs: NOW + 1, deviceId: DEVICES[0] })]);
-        await expire(NOW - 1000);
-        await expire(NOW + 1);
-        expect(await get(old)).toBeUndefined();
-        expect(await get(recent)).toBeUndefined();
-        await store().accept([{ ...old, acceptedAtMs: NOW + 2 }]);
-        expect(await get(old)).toEqual({ ...old, acceptedAtMs: NOW + 2 });
-      });
-
-      test('of an empty store is nothing to do', async () => {
-        expect(await store().expire(NOW)).toBe(false);
-      });
+    test('of an empty store is nothing to do', async () => {
+      expect(await store().expire(NOW)).toBe(false);
     });
   });
 }

@@ -1,0 +1,296 @@
+import { readFileSync } from 'node:fs';
+import { Client, type ClientOptions, type ExecutionOptions, type Host, policies, types } from 'cassandra-driver';
+import { meshErrorOf, refusal, unavailable } from './cassandra-errors.js';
+import { MeshError } from './errors.js';
+import { Slots } from './parallel.js';
+
+export { inParallel } from './parallel.js';
+
+/** How to reach a cluster of ScyllaDB or Cassandra. */
+export interface CassandraOptions {
+  /** host:port of some nodes; the others listen on the first one's port. */
+  readonly contactPoints: readonly string[];
+  /** The only data center that is asked. */
+  readonly localDatacenter: string;
+  readonly keyspace: string;
+  readonly username?: string | undefined;
+  readonly password?: string | undefined;
+  /** File with the certificate of the authority that signed the nodes' certificates; with it TLS is used. */
+  readonly tlsCaFile?: string | undefined;
+  /** Replicas of this rack are asked first. */
+  readonly rack?: string | undefined;
+  /** After so long a request has failed, milliseconds. */
+  readonly readDeadlineMs?: number;
+  readonly writeDeadlineMs?: number;
+}
+
+/** A statement and its parameters in the order of its question marks; bigint columns are bigints, uuids may be text. */
+export interface Statement {
+  readonly cql: string;
+  readonly params: readonly unknown[];
+}
+
+const READ_DEADLINE_MS = 1_500;
+const WRITE_DEADLINE_MS = 2_000;
+/** Of all requests together; what a node's one connection carries (2,048) is more. */
+const MAX_IN_FLIGHT = 1_024;
+/** A read that takes longer than most is sent to a second replica as well. */
+const SPECULATIVE_AFTER_MS = 100;
+const CONNECT_DEADLINE_MS = 10_000;
+/** For one node to answer one request, before another one is asked. */
+const ATTEMPT_MS = 1_000;
+const FIRST_RECONNECT_MS = 500;
+const LAST_RECONNECT_MS = 5_000;
+
+/**
+ * A session with a cluster: LOCAL_QUORUM for reads and writes, sent to a replica first, prepared. Every statement has to be
+ * idempotent: a request that fails is tried once more on another node. Every call has a deadline, and at most
+ * {@link MAX_IN_FLIGHT} requests are on their way.
+ *
+ * All methods throw MeshError: `unavailable` for outages, timeouts and overload, `failed_precondition` for wrong
+ * credentials or a missing keyspace or table.
+ */
+export class Cassandra implements AsyncDisposable {
+  readonly keyspace: string;
+  readonly #client: Client;
+  readonly #localDatacenter: string;
+  readonly #readDeadlineMs: number;
+  readonly #writeDeadlineMs: number;
+  readonly #slots = new Slots(MAX_IN_FLIGHT);
+
+  private constructor(client: Client, options: CassandraOptions) {
+    this.keyspace = options.keyspace;
+    this.#client = client;
+    this.#localDatacenter = options.localDatacenter;
+    this.#readDeadlineMs = options.readDeadlineMs ?? READ_DEADLINE_MS;
+    this.#writeDeadlineMs = options.writeDeadlineMs ?? WRITE_DEADLINE_MS;
+  }
+
+  /** Connects, in one attempt. Once connected, it finds by itself which nodes answer, go and come. */
+  static async connect(options: CassandraOptions): Promise<Cassandra> {
+    const client = new Client(clientOptions(options));
+    const connecting = client.connect();
+    const { late, done } = deadlineOf(CONNECT_DEADLINE_MS);
+    try {
+      await Promise.race([connecting, late]);
+      return new Cassandra(client, options);
+    } catch (error) {
+      const shutdown = () => client.shutdown();
+      connecting.then(shutdown, shutdown).catch(() => {});
+      throw refusal(error, options);
+    } finally {
+      done();
+    }
+  }
+
+  /** The rows of a SELECT, all of them; bigints as bigint, uuids as objects with toString, blobs as Buffer of their own. */
+  async read<Row>(cql: string, params: readonly unknown[]): Promise<Row[]> {
+    const rows: Row[] = [];
+    let pageState: Buffer | undefined;
+    do {
+      const result = await this.#within(this.#readDeadlineMs, (client) =>
+        client.execute(cql, params as unknown[], { ...REQUEST, ...(pageState && { pageState }) }),
+      );
+      rows.push(...(result.rows as unknown as Row[]));
+      pageState = result.pageState ? Buffer.from(result.pageState, 'hex') : undefined;
+    } while (pageState);
+    return rows;
+  }
+
+  /** Writes statements of one partition, all or none of them. */
+  async write(...statements: readonly Statement[]): Promise<void> {
+    const [first] = statements;
+    if (!first) return;
+    await this.#within(this.#writeDeadlineMs, (client) =>
+      statements.length === 1
+        ? client.execute(first.cql, first.params as unknown[], REQUEST)
+        : client.batch(
+            statements.map(({ cql, params }) => ({ query: cql, params: params as unknown[] })),
+            { ...REQUEST, logged: false },
+          ),
+    );
+  }
+
+  /**
+   * Changes the schema: statements in order, all through the node with the lowest address, so that two who create the same
+   * table at the same time do not make two of it.
+   */
+  async define(statements: readonly string[]): Promise<void> {
+    for (const cql of statements) {
+      await this.#within(SCHEMA_DEADLINE_MS, (client) => client.execute(cql, [], schemaRequest(this.#nodes()[0])));
+    }
+  }
+
+  /**
+   * Creates the keyspace with so many replicas in the local data center, unless it exists.
+   *
+   * @throws MeshError `failed_precondition` when there are not so many nodes.
+   */
+  static async createKeyspace(options: CassandraOptions, replicationFactor: number): Promise<void> {
+    const { keyspace, localDatacenter } = options;
+    const cluster = await Cassandra.connect({ ...options, keyspace: '' });
+    try {
+      const nodes = cluster.#nodes().length;
+      if (replicationFactor > nodes)
+        throw new MeshError(
+          'failed_precondition',
+          `SCYLLA_REPLICATION_FACTOR=${replicationFactor} is more than the nodes of data center ${localDatacenter} (${nodes}): add nodes, or set it to ${nodes}`,
+        );
+      await cluster.define([
+        `CREATE KEYSPACE IF NOT EXISTS ${keyspace} WITH replication = {'class': 'NetworkTopologyStrategy', '${localDatacenter.replaceAll("'", "''")}': ${replicationFactor}}`,
+      ]);
+    } finally {
+      await cluster[Symbol.asyncDispose]();
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#client.shutdown().catch(() => {});
+  }
+
+  /** Nodes of the local data center, by address. */
+  #nodes(): Host[] {
+    const nodes = this.#client.hosts.values().filter((host) => host.datacenter === this.#localDatacenter);
+    return nodes.sort((a, b) => (a.address < b.address ? -1 : 1));
+  }
+
+  async #within<T>(deadlineMs: number, request: (client: Client) => Promise<T>): Promise<T> {
+    const deadline = deadlineOf(deadlineMs);
+    try {
+      // What is late before it has a slot is not sent any more.
+      const answer = this.#slots.run(() => (deadline.passed ? deadline.late : request(this.#client)));
+      return await Promise.race([answer, deadline.late]);
+    } catch (error) {
+      throw meshErrorOf(error, this.keyspace);
+    } finally {
+      deadline.done();
+    }
+  }
+}
+
+const REQUEST = { prepare: true, isIdempotent: true } as const;
+/** Nodes agree on a schema within seconds, one statement after another. */
+const SCHEMA_DEADLINE_MS = 30_000;
+
+function schemaRequest(host: Host | undefined) {
+  return { prepare: false, isIdempotent: false, readTimeout: SCHEMA_DEADLINE_MS, ...(host && { host }) };
+}
+
+function clientOptions(options: CassandraOptions): ClientOptions {
+  const { contactPoints, localDatacenter, keyspace, username, password, tlsCaFile, rack } = options;
+  const ca = readCa(tlsCaFile);
+  return {
+    contactPoints: [...contactPoints],
+    localDataCenter: localDatacenter,
+    ...(keyspace && { keyspace }),
+    ...(username !== undefined && { credentials: { username, password: password ?? '' } }),
+    ...(ca && { sslOptions: { ca: [ca], rejectUnauthorized: true } }),
+    protocolOptions: { port: Number(contactPoints[0]?.split(':').at(-1)) },
+    queryOptions: { consistency: types.consistencies.localQuorum },
+    socketOptions: { connectTimeout: ATTEMPT_MS, readTimeout: ATTEMPT_MS },
+    encoding: { useBigIntAsLong: true },
+    policies: {
+      loadBalancing: rack ? new RackFirst(rack) : new policies.loadBalancing.DefaultLoadBalancingPolicy(),
+      reconnection: new policies.reconnection.ExponentialReconnectionPolicy(
+        FIRST_RECONNECT_MS,
+        LAST_RECONNECT_MS,
+        false,
+      ),
+      retry: new OnceOnAnotherNode(),
+      speculativeExecution: new SpeculativeReads(SPECULATIVE_AFTER_MS, 1),
+    },
+  };
+}
+
+function readCa(file: string | undefined): Buffer | undefined {
+  if (file === undefined) return undefined;
+  try {
+    return readFileSync(file);
+  } catch (cause) {
+    throw new MeshError('failed_precondition', `SCYLLA_TLS_CA cannot be read: ${(cause as Error).message}`, { cause });
+  }
+}
+
+/** A promise that fails as late after so many milliseconds, unless `done` is called. */
+function deadlineOf(ms: number): { late: Promise<never>; done: () => void; readonly passed: boolean } {
+  let timer: NodeJS.Timeout | undefined;
+  let passed = false;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      passed = true;
+      reject(unavailable(new Error(`no answer within ${ms} ms`)));
+    }, ms);
+  });
+  return {
+    late,
+    done: () => clearTimeout(timer),
+    get passed() {
+      return passed;
+    },
+  };
+}
+
+class OnceOnAnotherNode extends policies.retry.RetryPolicy {
+  override onReadTimeout(info: policies.retry.OperationInfo) {
+    return this.#once(info);
+  }
+  override onWriteTimeout(info: policies.retry.OperationInfo) {
+    return this.#once(info);
+  }
+  override onUnavailable(info: policies.retry.OperationInfo) {
+    return this.#once(info);
+  }
+  override onRequestError(info: policies.retry.OperationInfo) {
+    return this.#once(info);
+  }
+  #once({ nbRetry }: policies.retry.OperationInfo) {
+    return nbRetry > 0 ? this.rethrowResult() : this.retryResult(types.consistencies.localQuorum, false);
+  }
+}
+
+class SpeculativeReads extends policies.speculativeExecution.ConstantSpeculativeExecutionPolicy {
+  readonly #never = { nextExecution: () => -1 };
+
+  override newPlan(keyspace: string, query: string | object[]) {
+    return typeof query === 'string' && query.startsWith('SELECT') ? super.newPlan(keyspace, query) : this.#never;
+  }
+}
+
+/** The replicas that the driver would ask, those in the own rack before the others: a hop between racks costs time and money. */
+class RackFirst extends policies.loadBalancing.DefaultLoadBalancingPolicy {
+  readonly #rack: string;
+  #cluster: Client | undefined;
+
+  constructor(rack: string) {
+    super();
+    this.#rack = rack;
+  }
+
+  override init(client: Client, hosts: Client['hosts'], callback: (error: Error) => void): void {
+    this.#cluster = client;
+    super.init(client, hosts, callback);
+  }
+
+  override newQueryPlan(
+    keyspace: string,
+    execution: ExecutionOptions | null,
+    callback: (error: Error, plan: Iterator<Host>) => void,
+  ): void {
+    super.newQueryPlan(keyspace, execution as ExecutionOptions, (error, plan) => {
+      const key = execution?.getRoutingKey();
+      const replicas = key && keyspace ? this.#cluster?.getReplicas(keyspace, key as Buffer) : undefined;
+      callback(error, error || !replicas ? plan : rackFirst(plan, new Set(replicas), this.#rack));
+    });
+  }
+}
+
+function* rackFirst(plan: Iterator<Host>, replicas: ReadonlySet<Host>, rack: string): Iterator<Host> {
+  const others: Host[] = [];
+  let next = plan.next();
+  for (; !next.done && replicas.has(next.value); next = plan.next()) {
+    if (next.value.rack === rack) yield next.value;
+    else others.push(next.value);
+  }
+  yield* others;
+  for (; !next.done; next = plan.next()) yield next.value;
+}

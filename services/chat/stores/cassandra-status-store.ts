@@ -1,0 +1,171 @@
+import { type Cassandra, inParallel, type Statement } from '@chatmesh/mesh/cassandra';
+import { IdTable } from '../domain/id-table.js';
+import type { StatusRecord, StatusStore, StatusUpdate } from './status-store.js';
+
+const ACCEPTED = 0;
+const DELIVERED = 1;
+const READ = 2;
+const FAILED = 3;
+const CONFIRMED = 4;
+
+const ACCEPT = `INSERT INTO message_status
+  (server_message_id, kind, at_ms, detail, client_message_id, sender_id, recipient_id, fingerprint)
+  VALUES (?, 0, ?, ?, ?, ?, ?, ?)`;
+const HAPPEN = 'INSERT INTO message_status (server_message_id, kind, at_ms, detail) VALUES (?, ?, ?, ?)';
+const LOOK_UP = `SELECT kind, at_ms, detail, client_message_id, sender_id, recipient_id, fingerprint
+  FROM message_status WHERE server_message_id = ?`;
+const EXISTS = 'SELECT kind FROM message_status WHERE server_message_id = ? AND kind = 0 LIMIT 1';
+
+/** So many ids are remembered at the most, 50 bytes each. */
+const KNOWN_IDS = 131_072;
+
+interface Row {
+  readonly kind: number;
+  readonly at_ms: bigint;
+  readonly detail: string;
+  /** Set for kind ACCEPTED only, as the following. */
+  readonly client_message_id: { toString(): string };
+  readonly sender_id: { toString(): string };
+  readonly recipient_id: { toString(): string };
+  readonly fingerprint: Buffer;
+}
+
+/**
+ * Status records as what happened to a message: one immutable row for each acceptance, delivery, reading, failure. Who reads
+ * takes the earliest of each kind. So writers need neither to read before they write nor to agree on an order: whatever they
+ * write twice, late or at the same time, everybody finds the same record.
+ *
+ * Of several acceptances the one with the lowest position counts: the owner of the recipient meets that one first.
+ */
+export class CassandraStatusStore implements StatusStore {
+  readonly #cassandra: Cassandra;
+  /** Messages that have a record for certain: what confirms them needs no look-up. */
+  readonly #known = new KnownIds(KNOWN_IDS);
+
+  constructor(cassandra: Cassandra) {
+    this.#cassandra = cassandra;
+  }
+
+  async accept(records: readonly StatusRecord[]): Promise<void> {
+    await inParallel(records, async (record) => {
+      if (this.#known.has(record.serverMessageId)) return;
+      await this.#cassandra.write(acceptance(record));
+      this.#known.add(record.serverMessageId);
+    });
+  }
+
+  get(serverMessageIds: readonly string[]): Promise<(StatusRecord | undefined)[]> {
+    return inParallel(serverMessageIds, async (id) => {
+      const record = recordOf(id, await this.#cassandra.read<Row>(LOOK_UP, [id]));
+      if (record) this.#known.add(id);
+      return record;
+    });
+  }
+
+  async update(updates: readonly StatusUpdate[]): Promise<void> {
+    const byMessage = new Map<string, StatusUpdate[]>();
+    for (const update of updates) {
+      const others = byMessage.get(update.serverMessageId);
+      if (others) others.push(update);
+      else byMessage.set(update.serverMessageId, [update]);
+    }
+    await inParallel([...byMessage], async ([id, updates]) => {
+      const known = this.#known.has(id) || (updates[0]?.base === undefined && (await this.#exists(id)));
+      const firstBase = updates.findIndex((update) => update.base !== undefined);
+      const counting = known ? updates : firstBase < 0 ? [] : updates.slice(firstBase);
+      const base = known ? undefined : counting[0]?.base?.();
+      await this.#cassandra.write(...(base ? [acceptance(base)] : []), ...counting.flatMap(happenings));
+      if (known || base) this.#known.add(id);
+    });
+  }
+
+  /** Nothing to do: the table's time to live expires records, 380 days after they were written. */
+  async expire(): Promise<boolean> {
+    return false;
+  }
+
+  /** The connection is its maker's to close. */
+  async [Symbol.asyncDispose](): Promise<void> {}
+
+  async #exists(id: string): Promise<boolean> {
+    return (await this.#cassandra.read<Row>(EXISTS, [id])).length > 0;
+  }
+}
+
+function acceptance(record: StatusRecord): Statement {
+  const { serverMessageId, acceptedAtMs, position, clientMessageId, senderId, recipientId, fingerprint } = record;
+  const hash = Buffer.from(fingerprint, 'hex');
+  return {
+    cql: ACCEPT,
+    params: [serverMessageId, BigInt(acceptedAtMs), position, clientMessageId, senderId, recipientId, hash],
+  };
+}
+
+function happenings(update: StatusUpdate): Statement[] {
+  const { serverMessageId, deliveredAtMs, readAtMs, failedAtMs, code, deviceId = '' } = update;
+  const rows: Statement[] = [];
+  const happened = (kind: number, atMs: number, detail: string) =>
+    rows.push({ cql: HAPPEN, params: [serverMessageId, kind, BigInt(atMs), detail] });
+  if (deliveredAtMs > 0) happened(DELIVERED, deliveredAtMs, deviceId);
+  if (readAtMs > 0) happened(READ, readAtMs, deviceId);
+  if (failedAtMs > 0) happened(FAILED, failedAtMs, code);
+  if (deviceId !== '' && deliveredAtMs === 0 && readAtMs === 0) happened(CONFIRMED, 0, deviceId);
+  return rows;
+}
+
+/** The record that a message's rows make, which come in the order of kind and time; undefined when it was not accepted. */
+function recordOf(serverMessageId: string, rows: readonly Row[]): StatusRecord | undefined {
+  let accepted: Row | undefined;
+  const first = new Map<number, Row>();
+  const devices = new Set<string>();
+  for (const row of rows) {
+    if (row.kind === ACCEPTED) {
+      if (!accepted || row.detail < accepted.detail) accepted = row;
+      continue;
+    }
+    if (!first.has(row.kind)) first.set(row.kind, row);
+    if (row.kind !== FAILED && row.detail !== '') devices.add(row.detail);
+  }
+  if (!accepted) return undefined;
+  const atMs = (kind: number) => Number(first.get(kind)?.at_ms ?? 0);
+  return {
+    serverMessageId,
+    clientMessageId: accepted.client_message_id.toString(),
+    senderId: accepted.sender_id.toString(),
+    recipientId: accepted.recipient_id.toString(),
+    acceptedAtMs: Number(accepted.at_ms),
+    position: accepted.detail,
+    fingerprint: accepted.fingerprint.toString('hex'),
+    deliveredAtMs: atMs(DELIVERED),
+    readAtMs: atMs(READ),
+    failedAtMs: atMs(FAILED),
+    code: first.get(FAILED)?.detail ?? '',
+    devices: [...devices],
+  };
+}
+
+/** The latest ids, in two generations of which the older one is forgotten as a whole. */
+class KnownIds {
+  readonly #half: number;
+  #young = new IdTable();
+  #old = new IdTable();
+
+  constructor(capacity: number) {
+    this.#half = capacity / 2;
+  }
+
+  has(id: string): boolean {
+    return this.#young.get(id) !== undefined || this.#old.get(id) !== undefined;
+  }
+
+  add(id: string): void {
+    if (this.#young.get(id) !== undefined) return;
+    if (this.#young.size >= this.#half) {
+      const forgotten = this.#old;
+      forgotten.clear();
+      this.#old = this.#young;
+      this.#young = forgotten;
+    }
+    this.#young.set(id, 0);
+  }
+}
