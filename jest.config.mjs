@@ -6,7 +6,7 @@ export default {
   roots: ['<rootDir>/test/dist'],
   testMatch: ['**/*.test.js'],
   // These need more than Node: see jest.system.config.mjs and jest.engines.config.mjs.
-  testPathIgnorePatterns: ['/test/dist/(system|engines)/'],
+  testPathIgnorePatterns: ['/test/dist/(system|engines|faults)/'],
   setupFiles: ['<rootDir>/test/setup.mjs'],
   transform: {},
   injectGlobals: false,

@@ -4,18 +4,28 @@ import { type Chat, ChatError, connect, type Trace } from '@chatmesh/sdk';
 import type { History } from '@chatmesh/sdk/testing';
 import { type TestUser, until } from './mesh.js';
 
-/** Sends of one user without an answer, at most. */
+/** Sends of one user without an answer, at most, unless said otherwise. */
 export const OUTSTANDING = 16;
 /** A client that would wait longer than this is replaced: tests are too short for its backoff to start anew. */
 const PATIENCE_MS = 1000;
 
-/** One user who talks to another without pause, with at most OUTSTANDING sends unanswered. */
+export interface SpeakerOptions {
+  /** Sends without an answer at most. */
+  readonly outstanding?: number;
+  /** Between an answer and the next send. */
+  readonly pauseMs?: number;
+}
+
+/** One user who talks to another, by default without pause. */
 export class Speaker {
   /** server_message_ids and event_ids: a replaced client does not know what the one before it showed. */
   readonly got = new Set<string>();
   readonly receipts = new Set<string>();
   sent = 0;
   accepted = 0;
+  /** Answers that said that a message was not accepted; the client sends such a one again. */
+  unavailable = 0;
+  readonly #options: SpeakerOptions;
   #chat: Promise<Chat>;
   #caughtUp = false;
   #talking = true;
@@ -26,8 +36,14 @@ export class Speaker {
     private readonly url: string,
     private readonly user: TestUser,
     history: History,
+    options: SpeakerOptions = {},
   ) {
-    this.#onTrace = history.device(user.userId, user.deviceId).tap();
+    this.#options = options;
+    const tap = history.device(user.userId, user.deviceId).tap();
+    this.#onTrace = (entry) => {
+      if (entry.kind === 'in' && 'error' in entry.frame && entry.frame.error.code === 'unavailable') this.unavailable++;
+      tap(entry);
+    };
     this.#chat = this.#connect();
   }
 
@@ -57,7 +73,8 @@ export class Speaker {
   }
 
   talkTo(to: string): void {
-    this.#talks = Promise.all(Array.from({ length: OUTSTANDING }, () => this.#talk(to)));
+    const { outstanding = OUTSTANDING } = this.#options;
+    this.#talks = Promise.all(Array.from({ length: outstanding }, () => this.#talk(to)));
     // Told by `finish`; until then it must not end the test process.
     this.#talks.catch(() => undefined);
   }
@@ -77,6 +94,7 @@ export class Speaker {
         );
       }
       this.accepted += 1;
+      if (this.#options.pauseMs) await sleep(this.#options.pauseMs);
     }
   }
 

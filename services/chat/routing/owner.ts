@@ -201,7 +201,8 @@ export class Owner {
   ): Promise<{ user: DirectoryUser | null; sessions: { link: EdgeLink; number: number; deviceId: string }[] }> {
     const { directory, presence, logger } = this.#deps;
     const [user, located] = await Promise.all([
-      directory.peek(userId) ?? this.whileUnavailable(() => directory.find(userId)),
+      // Not from the cache: a device may have been registered through another router, and its event been handled there.
+      this.whileUnavailable(() => directory.find(userId)),
       presence.sessions(userId).catch((error) => {
         logger.warn({ err: error }, 'presence is away; sessions are attached when their edges open them again');
         return [];

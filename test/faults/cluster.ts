@@ -1,0 +1,150 @@
+import { execFile } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
+import { createClient, createLogger } from '@chatmesh/mesh';
+import { Cassandra, Postgres, Pulsar, Redis } from '#engines';
+import { freePorts, MeshProcess, type ServiceName, type TestUser } from '../mesh.js';
+import { Proxy } from './proxy.js';
+
+const MIGRATE = fileURLToPath(new URL('../../../services/dist/migrate.js', import.meta.url));
+const CLOCK_SKEW = new URL('../../faults/clock-skew.mjs', import.meta.url).href;
+const silent = createLogger({ name: 'test', level: 'silent' });
+export const EDGES = 2;
+/** The third one runs only when a fault says so. */
+export const ROUTERS = 3;
+const PARTITIONS = 12;
+
+/** A mesh of separate processes on real engines of its own: two edges, two routers and a place for a third, user, presence. */
+export class Cluster implements AsyncDisposable {
+  readonly directory = mkdtempSync(join(tmpdir(), 'chatmesh-faults-'));
+  readonly pulsar = new Pulsar({ directory: join(this.directory, 'pulsar') });
+  readonly cassandra = new Cassandra({ directory: join(this.directory, 'cassandra') });
+  readonly redis = new Redis({ directory: join(this.directory, 'redis') });
+  readonly postgres = new Postgres({ directory: join(this.directory, 'postgres') });
+  readonly edges: MeshProcess[] = [];
+  readonly routers: MeshProcess[] = [];
+  /** By edge and router: the wire between them. */
+  readonly wires: Proxy[][] = [];
+  /** Of each edge's WebSocket. */
+  readonly urls: string[] = [];
+  user!: MeshProcess;
+  presence!: MeshProcess;
+  #env: NodeJS.ProcessEnv = {};
+  #ports: { user: number; presence: number; routers: number[] } = { user: 0, presence: 0, routers: [] };
+  #adminPorts: number[] = [];
+
+  static async start(): Promise<Cluster> {
+    const cluster = new Cluster();
+    try {
+      await cluster.#start();
+      return cluster;
+    } catch (error) {
+      await cluster[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  get engines() {
+    return [this.pulsar, this.cassandra, this.redis, this.postgres] as const;
+  }
+
+  get processes(): MeshProcess[] {
+    return [...this.edges, ...this.routers, this.user, this.presence].filter((process) => process !== undefined);
+  }
+
+  /** A router of the same place, with its clock off by so much. */
+  async replaceRouter(index: number, clockSkewMs: number): Promise<void> {
+    await this.routers[index]?.end('SIGTERM');
+    this.routers[index] = this.#router(index, clockSkewMs);
+    await this.routers[index]?.start();
+  }
+
+  async users(count: number): Promise<TestUser[]> {
+    const client = createClient(DirectoryService, { address: `127.0.0.1:${this.#ports.user}`, logger: silent });
+    try {
+      const { users } = await client.createUsers({
+        contactNumber: '+15550000000',
+        name: 'Test',
+        count,
+        tokenTtlSeconds: 0,
+      });
+      return users;
+    } finally {
+      client.close();
+    }
+  }
+
+  /** The end of what each process has printed, for when something failed. */
+  output(lines = 40): string {
+    return this.processes
+      .map((process) => `--- ${process.services.join()} (${process.pid})\n${tail(process.output, lines)}`)
+      .join('\n');
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all(this.processes.map((process) => process.end('SIGKILL')));
+    await Promise.all(this.wires.flat().map((wire) => wire[Symbol.asyncDispose]()));
+    await Promise.all(this.engines.map((engine) => engine.kill()));
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+
+  async #start(): Promise<void> {
+    await Promise.all(this.engines.map((engine) => engine.start()));
+    const [user = 0, presence = 0, ...rest] = await freePorts(2 + ROUTERS + 2 * EDGES + 2 + ROUTERS + EDGES);
+    const routers = rest.splice(0, ROUTERS);
+    const edgePorts = rest.splice(0, 2 * EDGES);
+    this.#ports = { user, presence, routers };
+    this.#adminPorts = rest;
+    this.#env = {
+      PATH: process.env.PATH,
+      ...Object.assign({}, ...this.engines.map((engine) => engine.env)),
+      PULSAR_PARTITIONS: String(PARTITIONS),
+      SCYLLA_REPLICATION_FACTOR: '1',
+      CHAT_FINGERPRINT_KEY: randomBytes(32).toString('hex'),
+      USER_PORT: String(user),
+      PRESENCE_PORT: String(presence),
+      EDGE_HOST: '127.0.0.1',
+      SEND_RATE: '0',
+      LOG_LEVEL: 'info',
+    };
+    await promisify(execFile)(process.execPath, [MIGRATE], { env: this.#env });
+    this.user = this.#process('user', {});
+    this.presence = this.#process('presence', {});
+    for (let i = 0; i < ROUTERS; i++) this.routers.push(this.#router(i, 0));
+    for (let i = 0; i < EDGES; i++) {
+      const wires = await Promise.all(routers.map((port) => Proxy.to(port)));
+      this.wires.push(wires);
+      this.edges.push(
+        this.#process('edge', {
+          EDGE_PORT: String(edgePorts[2 * i]),
+          EDGE_H2_PORT: String(edgePorts[2 * i + 1]),
+          CHAT_ADDRESSES: wires.map(({ port }) => `127.0.0.1:${port}`).join(),
+        }),
+      );
+      this.urls.push(`ws://127.0.0.1:${edgePorts[2 * i]}/connect`);
+    }
+    const [first, second] = this.routers;
+    await Promise.all([this.user, this.presence, first, second, ...this.edges].map((process) => process?.start()));
+  }
+
+  #router(index: number, clockSkewMs: number): MeshProcess {
+    const skew =
+      clockSkewMs === 0 ? {} : { NODE_OPTIONS: `--import=${CLOCK_SKEW}`, CLOCK_SKEW_MS: String(clockSkewMs) };
+    return this.#process('chat', { CHAT_PORT: String(this.#ports.routers[index]), ...skew });
+  }
+
+  #process(service: ServiceName, env: NodeJS.ProcessEnv): MeshProcess {
+    const adminPort = this.#adminPorts.shift() ?? 0;
+    this.#adminPorts.push(adminPort);
+    return new MeshProcess([service], adminPort, { ...this.#env, ...env, DATA_DIR: join(this.directory, service) });
+  }
+}
+
+function tail(text: string, lines: number): string {
+  return text.trimEnd().split('\n').slice(-lines).join('\n');
+}

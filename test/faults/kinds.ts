@@ -1,0 +1,114 @@
+import { once } from 'node:events';
+import { connect } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { MeshProcess } from '../mesh.js';
+import { type Cluster, EDGES } from './cluster.js';
+
+/** Something that happens to a mesh. */
+export interface Fault {
+  readonly name: string;
+  /** True where an engine is away for a while: sends may be refused meanwhile. */
+  readonly engine?: boolean;
+  /** Does it; resolves when service may be expected back. */
+  inject(): Promise<void>;
+  /** Puts right what the fault leaves behind, once service is back. */
+  mend?(): Promise<void>;
+}
+
+const PAUSE_MS = 20_000;
+const CUT_MS = 10_000;
+const CLOCK_SKEW_MS = 5_000;
+const THIRD = 2;
+
+/** What can happen, with every choice left to `random`. */
+export function faultsOf(cluster: Cluster, random: () => number): Fault[] {
+  const either = <T>(items: readonly T[]): T => items[Math.floor(random() * Math.min(2, items.length))] as T;
+  const killed = async (process: MeshProcess) => {
+    await process.end('SIGKILL');
+    await sleep(random() * 1_000);
+    await process.start();
+  };
+  const restarted = async (engine: { kill(): Promise<void>; start(): Promise<void> }) => {
+    await engine.kill();
+    await sleep(random() * 2_000);
+    await engine.start();
+  };
+  return [
+    { name: 'kill -9 of an edge', inject: () => killed(either(cluster.edges)) },
+    { name: 'kill -9 of a router', inject: () => killed(either(cluster.routers)) },
+    {
+      name: 'kill -9 of a router, which stays away',
+      inject: () => cluster.routers[0]?.end('SIGKILL').then(() => {}) ?? Promise.resolve(),
+      mend: async () => cluster.routers[0]?.start(),
+    },
+    { name: 'kill -9 of user', inject: () => killed(cluster.user) },
+    { name: 'kill -9 of presence', inject: () => killed(cluster.presence) },
+    {
+      name: 'a rolling restart by SIGTERM',
+      inject: async () => {
+        const [first, second] = cluster.routers;
+        for (const process of [cluster.user, cluster.presence, first, second, ...cluster.edges]) {
+          await process?.end('SIGTERM');
+          await process?.start();
+        }
+      },
+    },
+    {
+      name: 'a third router joins, and leaves',
+      inject: async () => cluster.routers[THIRD]?.start(),
+      mend: async () => void (await cluster.routers[THIRD]?.end('SIGTERM')),
+    },
+    {
+      name: 'a third router joins, and is killed',
+      inject: async () => {
+        await cluster.routers[THIRD]?.start();
+        await sleep(2_000 + random() * 4_000);
+        await cluster.routers[THIRD]?.end('SIGKILL');
+      },
+    },
+    {
+      name: 'SIGSTOP of a router for 20 s',
+      inject: async () => {
+        const router = either(cluster.routers);
+        router.signal('SIGSTOP');
+        await sleep(PAUSE_MS);
+        router.signal('SIGCONT');
+      },
+    },
+    {
+      name: 'a cut between an edge and a router',
+      inject: async () => {
+        const wire = either(cluster.wires[Math.floor(random() * EDGES)] ?? []);
+        wire.cut();
+        await sleep(CUT_MS);
+        wire.mend();
+      },
+    },
+    {
+      name: 'a router whose clock is 5 s off',
+      inject: () => cluster.replaceRouter(1, random() < 0.5 ? CLOCK_SKEW_MS : -CLOCK_SKEW_MS),
+      mend: () => cluster.replaceRouter(1, 0),
+    },
+    { name: 'Redis FLUSHALL', inject: () => flushAll(cluster.redis.ports.redis ?? 0) },
+    { name: 'Redis killed and restarted', engine: true, inject: () => restarted(cluster.redis) },
+    { name: 'Pulsar killed and restarted', engine: true, inject: () => restarted(cluster.pulsar) },
+    { name: 'Cassandra killed and restarted', engine: true, inject: () => restarted(cluster.cassandra) },
+    {
+      name: 'PostgreSQL stopped for 20 s',
+      engine: true,
+      inject: async () => {
+        cluster.postgres.pause();
+        await sleep(PAUSE_MS);
+        cluster.postgres.resume();
+      },
+    },
+  ];
+}
+
+async function flushAll(port: number): Promise<void> {
+  const socket = connect(port, '127.0.0.1');
+  socket.write('FLUSHALL\r\n');
+  const [answer] = await once(socket, 'data');
+  socket.destroy();
+  if (!String(answer).startsWith('+OK')) throw new Error(`Redis answered FLUSHALL with ${answer}`);
+}
