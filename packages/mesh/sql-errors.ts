@@ -25,8 +25,8 @@ const UNTRUSTED = /CERT|^UNABLE_TO|SELF_SIGNED/;
 const LOST =
   /^(Connection terminated|timeout e|Query read timeout|Client (has|was)|Cannot use a pool|There was an error establishing)/;
 
-/** A failure of the driver, in the mesh's words: what is unknown stays what it is. */
-export function sqlFailure(error: unknown, target: PostgresTarget): MeshError | SqlError | unknown {
+/** A failure of the driver as MeshError or SqlError; what is neither stays what it is. */
+export function sqlFailure(error: unknown, target: PostgresTarget): unknown {
   if (error instanceof MeshError || error instanceof SqlError) return error;
   const { code, message = '', syscall } = error as { code?: string; message?: string; syscall?: string };
   const refusal = refusalOf(code, message, target);
