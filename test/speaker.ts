@@ -33,7 +33,7 @@ export class Speaker {
   readonly #onTrace: (entry: Trace) => void;
 
   constructor(
-    private readonly url: string,
+    readonly url: string,
     private readonly user: TestUser,
     history: History,
     options: SpeakerOptions = {},

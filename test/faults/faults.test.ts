@@ -15,7 +15,7 @@ const seed = Number(process.env.FAULT_SEED ?? Math.floor(Math.random() * 2 ** 31
 /** A confirmation takes effect within a second; only what comes later than that is a repeat. */
 const EFFECT_MS = 1100;
 const PAUSE_MS = 700;
-const BACK_TIMEOUT_MS = 90_000;
+const BACK_TIMEOUT_MS = 40_000;
 
 /** mulberry32: small, seeded, and random enough to choose moments. */
 function randomFrom(start: number): () => number {
@@ -53,13 +53,17 @@ describe(`two edges, two routers, user and presence on real engines, under load 
     /** Resolves when every client has had a message accepted, and got one, since now. */
     const flowing = async (what: string): Promise<void> => {
       const before = speakers.map(({ accepted, got }) => ({ accepted, got: got.size }));
-      await until(
-        () => speakers.every((s, i) => s.accepted > (before[i]?.accepted ?? 0) && s.got.size > (before[i]?.got ?? 0)),
-        {
-          timeoutMs: BACK_TIMEOUT_MS,
-          what: () => `${what}\n${running.output()}`,
-        },
-      );
+      const stuck = () =>
+        speakers.flatMap((speaker, i) => {
+          const sends = speaker.accepted > (before[i]?.accepted ?? 0);
+          const gets = speaker.got.size > (before[i]?.got ?? 0);
+          if (sends && gets) return [];
+          return [`${users[i]?.userId} at ${speaker.url}${sends ? '' : ' cannot send'}${gets ? '' : ' gets nothing'}`];
+        });
+      await until(() => stuck().length === 0, {
+        timeoutMs: BACK_TIMEOUT_MS,
+        what: () => `${what}\n${stuck().join('\n')}\n${running.output()}`,
+      });
     };
 
     const lag = monitorEventLoopDelay({ resolution: 10 });

@@ -68,6 +68,11 @@ export class EdgeLink {
     this.#add('attach', { session, withoutOpening });
   }
 
+  /** Tells the edge that somebody else owns a session's user now. What the device confirms until it is attached there is late. */
+  disown(session: number): void {
+    this.#out().released.push(session);
+  }
+
   /** Gives a session up without ending it. */
   release(session: number): void {
     this.sessions.delete(session);

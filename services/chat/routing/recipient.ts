@@ -1,4 +1,5 @@
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
+import type { SessionEvent } from '@chatmesh/gen/chat/v1/log';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { confirmableId, deviceMark, type LogEvent, receiptOf } from '../domain/events.js';
 import { UNCLAIMED_DEVICE } from '../domain/ids.js';
@@ -14,6 +15,11 @@ const PAGE = 256;
 /** A drain goes on when so many rows fit: a page for every single confirmation would cost more than it brings. */
 const MIN_PAGE = 32;
 const MAX_ACKED_EARLY = 4096;
+
+/** A session's opening, as the log tells it. */
+type OpenedSession = Pick<SessionEvent, 'edgeId' | 'session' | 'deviceId' | 'reopened'> & {
+  readonly position: Position;
+};
 
 /**
  * The actor of one user: the only one that decides what the user's devices are sent. Records of the log are handled one
@@ -42,6 +48,8 @@ export class Recipient {
   /** Asked to {@link locate} while a step was on its way. */
   #toLocate = false;
   #late: Promise<unknown> = Promise.resolve();
+  /** Opened sessions, the last of each device, whose edges have no stream to this router yet. */
+  #early: readonly OpenedSession[] = [];
 
   /** @param tenure of the records that this actor handles: it ends when the user's key goes to another owner. */
   constructor(
@@ -78,10 +86,13 @@ export class Recipient {
     this.#advance();
   }
 
-  /** Attaches sessions that presence knows of and this actor does not: their edge had no stream to this router before. */
+  /** Attaches sessions that this actor does not have because their edge had no stream to this router before. */
   async locate(): Promise<void> {
     this.#toLocate = this.#busy;
     if (this.#busy || !this.#exists) return;
+    const early = this.#early;
+    this.#early = [];
+    for (const opened of early) this.#open(opened);
     const { sessions } = await this.#owner.lookUp(this.userId);
     for (const { link, deviceId, number } of sessions) {
       const device = this.devices.get(deviceId);
@@ -90,8 +101,8 @@ export class Recipient {
   }
 
   /**
-   * The user has been another owner's: nothing is sent from here any more. The edge may still hold this router for the
-   * session's owner: what it confirms comes here until the next attach, and is late.
+   * The user is another owner's, or was in between: nothing is sent from here any more. The edges announce the sessions
+   * again; what they still confirm here is late.
    */
   abandon(): void {
     this.#abandoned = true;
@@ -103,6 +114,7 @@ export class Recipient {
       if (!session) continue;
       this.detach(device, session.link, session.number);
       session.link.sessions.set(session.number, device);
+      session.link.disown(session.number);
     }
     this.#waiting = [];
     this.#tracked.clear();
@@ -268,10 +280,10 @@ export class Recipient {
         else this.#deliver(record, undefined);
         return undefined;
       case 'session': {
-        const { deviceId, edgeId, session, reopened } = kind.value;
-        return this.#withDevice(deviceId, (device) => {
-          const link = this.#owner.link(edgeId);
-          if (link) this.#attach(device, link, session, record.position, reopened);
+        const { deviceId } = kind.value;
+        const opened = { ...kind.value, position: record.position };
+        return this.#withDevice(deviceId, () => {
+          this.#open(opened);
           this.#owner.acknowledge(record);
         });
       }
@@ -493,6 +505,16 @@ export class Recipient {
     if (!everything && (device.cursor === undefined || device.cursor < session.openedAt)) return;
     session.caughtUp = true;
     session.link.caughtUp(session.number);
+  }
+
+  /** Attaches a session that was opened; one whose edge has no stream to this router yet has to wait for that. */
+  #open(opened: OpenedSession): void {
+    const { deviceId, edgeId, session, reopened, position } = opened;
+    const device = this.devices.get(deviceId);
+    const link = this.#owner.link(edgeId);
+    if (!device || this.#abandoned) return;
+    if (link) this.#attach(device, link, session, position, reopened);
+    else this.#early = [...this.#early.filter((other) => other.deviceId !== deviceId), opened];
   }
 
   #attach(device: Device, link: EdgeLink, number: number, openedAt: Position | undefined, reopened: boolean): void {

@@ -231,6 +231,12 @@ export class SessionTable implements RouterListener {
       if (session)
         this.refuse(session, new MeshError('not_found', `not sent to this user: ${serverMessageIds.join(', ')}`), '');
     }
+    for (const number of response.released) {
+      const session = this.#sessions.get(number);
+      if (session?.owner !== stream) continue;
+      session.owner = undefined;
+      this.#announce(session, true);
+    }
     for (const { session: number, code, reason } of response.close) {
       const session = this.#sessions.get(number);
       if (!session) continue;

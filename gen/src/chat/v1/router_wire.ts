@@ -423,6 +423,7 @@ export function newRouteResponse(): RouteResponse {
     pushes: [],
     refused: [],
     close: [],
+    released: [],
   };
 }
 
@@ -455,6 +456,11 @@ export function writeRouteResponse(w: WireWriter, m: RouteResponse): void {
     writeCloseSession(w, one);
     w.close(start);
   }
+  if (m.released.length > 0) {
+    const start = w.open(58);
+    for (const one of m.released) w.packedUint32(one);
+    w.close(start);
+  }
 }
 
 export function readRouteResponse(r: WireReader, end: number, m: RouteResponse): RouteResponse {
@@ -479,6 +485,15 @@ export function readRouteResponse(r: WireReader, end: number, m: RouteResponse):
       case 50:
         m.close.push(readCloseSession(r, r.end(), newCloseSession()));
         break;
+      case 56:
+        m.released.push(r.uint32());
+        break;
+      case 58: {
+        const last = r.end();
+        while (r.position < last) m.released.push(r.uint32());
+        r.done(last);
+        break;
+      }
       default:
         r.skip(tag);
     }
