@@ -98,13 +98,19 @@ export class PulsarClient {
     return new PulsarProducer(producer);
   }
 
-  /** Joins a Key_Shared subscription of a topic with all its partitions. @throws MeshError */
-  async subscribe(topic: string, subscription: string): Promise<PulsarSubscription> {
+  /**
+   * Joins a Failover subscription of a topic: each of its partitions is given to one consumer at a time.
+   *
+   * @param consumerName tells the consumer apart from all others; the broker spreads partitions in the order of names.
+   * @throws MeshError
+   */
+  async subscribe(topic: string, subscription: string, consumerName: string): Promise<PulsarSubscription> {
     const consumer = await this.#client
       .subscribe({
         topic,
         subscription,
-        subscriptionType: 'KeyShared',
+        subscriptionType: 'Failover',
+        consumerName,
         subscriptionInitialPosition: 'Earliest',
         batchIndexAckEnabled: true,
         receiverQueueSize: RECEIVER_QUEUE,
@@ -138,9 +144,9 @@ export class PulsarProducer {
    * @returns its place, when it is durable.
    * @throws MeshError `unavailable`: it may have become durable all the same.
    */
-  async send(data: Uint8Array, key: string): Promise<MessagePlace> {
+  async send(data: Uint8Array): Promise<MessagePlace> {
     const buffer = Buffer.from(data.buffer, data.byteOffset, data.byteLength);
-    return placeOf(await this.#producer.send({ data: buffer, partitionKey: key, orderingKey: key }).catch(raise));
+    return placeOf(await this.#producer.send({ data: buffer }).catch(raise));
   }
 
   async close(): Promise<void> {

@@ -36,7 +36,7 @@ export function messageLogGroupsContract(name: string, engine: LogEngine): void 
       expect(shares.reduce((sum, share) => sum + share.size, 0)).toBe(keys.length);
     });
 
-    test('when one joins, the keys that move follow when their owner has acknowledged what it holds of them', async () => {
+    test('when one joins, the keys that move follow when their owner has acknowledged what it holds of them, or is told that it has lost them', async () => {
       const first = await witness.join();
       await witness.publish(keys);
       await witness.allHandedOut();

@@ -121,7 +121,10 @@ export class Witness {
       left: false,
     };
     this.#members.add(member);
-    member.consumer = await this.#log.consume((records) => this.#handed(member, records), { maxUnacknowledged });
+    member.consumer = await this.#log.consume((records) => this.#handed(member, records), {
+      maxUnacknowledged,
+      lost: (tenure) => this.#lost(member, tenure),
+    });
     return member;
   }
 
@@ -177,12 +180,24 @@ export class Witness {
     member.left = true;
     this.#anyoneLeft = true;
     this.#members.delete(member);
-    for (const id of member.held.keys()) {
-      const known = this.#known.get(id) as Known;
-      known.holder = undefined;
-      const stream = this.#streams.get(known.key) as Stream;
-      stream.due = Math.min(stream.due, known.index);
+    for (const id of member.held.keys()) this.#dueAgain(id);
+  }
+
+  /** What a member holds of a tenure is somebody else's. */
+  #lost(member: Member, tenure: number): void {
+    if (member.left) return;
+    for (const [id, record] of member.held) {
+      if (record.tenure !== tenure) continue;
+      member.held.delete(id);
+      this.#dueAgain(id);
     }
+  }
+
+  #dueAgain(id: string): void {
+    const known = this.#known.get(id) as Known;
+    known.holder = undefined;
+    const stream = this.#streams.get(known.key) as Stream;
+    stream.due = Math.min(stream.due, known.index);
   }
 
   #handed(member: Member, records: readonly LogRecord[]): void {

@@ -9,7 +9,7 @@ import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
 import { createClient, createLogger } from '@chatmesh/mesh';
 import { Cassandra, Postgres, Pulsar, Redis } from '#engines';
 import { freePorts, MeshProcess, type ServiceName, type TestUser } from '../mesh.js';
-import { Proxy } from './proxy.js';
+import { CuttableWire } from './cuttable-wire.js';
 
 const MIGRATE = fileURLToPath(new URL('../../../services/dist/migrate.js', import.meta.url));
 const CLOCK_SKEW = new URL('../../faults/clock-skew.mjs', import.meta.url).href;
@@ -29,7 +29,7 @@ export class Cluster implements AsyncDisposable {
   readonly edges: MeshProcess[] = [];
   readonly routers: MeshProcess[] = [];
   /** By edge and router: the wire between them. */
-  readonly wires: Proxy[][] = [];
+  readonly wires: CuttableWire[][] = [];
   /** Of each edge's WebSocket. */
   readonly urls: string[] = [];
   user!: MeshProcess;
@@ -79,6 +79,17 @@ export class Cluster implements AsyncDisposable {
     }
   }
 
+  /** What the broker knows of each partition, for when something failed. */
+  async logState(): Promise<string> {
+    const topic = `${this.pulsar.env.PULSAR_ADMIN_URL}/admin/v2/persistent/chatmesh/mesh/events`;
+    const response = await fetch(`${topic}/partitioned-stats?perPartition=true`).catch(() => undefined);
+    if (!response?.ok) return 'the broker says nothing about the log';
+    const { partitions } = (await response.json()) as { partitions: Record<string, { subscriptions: object }> };
+    return Object.entries(partitions)
+      .map(([name, { subscriptions }]) => `${name}: ${JSON.stringify(subscriptions)}`)
+      .join('\n');
+  }
+
   /** The end of what each process has printed, for when something failed. */
   output(lines = 40): string {
     return this.processes
@@ -117,7 +128,7 @@ export class Cluster implements AsyncDisposable {
     this.presence = this.#process('presence', {});
     for (let i = 0; i < ROUTERS; i++) this.routers.push(this.#router(i, 0));
     for (let i = 0; i < EDGES; i++) {
-      const wires = await Promise.all(routers.map((port) => Proxy.to(port)));
+      const wires = await Promise.all(routers.map((port) => CuttableWire.to(port)));
       this.wires.push(wires);
       this.edges.push(
         this.#process('edge', {

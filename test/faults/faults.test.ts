@@ -63,6 +63,9 @@ describe(`two edges, two routers, user and presence on real engines, under load 
       await until(() => stuck().length === 0, {
         timeoutMs: BACK_TIMEOUT_MS,
         what: () => `${what}\n${stuck().join('\n')}\n${running.output()}`,
+      }).catch(async (error) => {
+        console.log(await running.logState());
+        throw error;
       });
     };
 

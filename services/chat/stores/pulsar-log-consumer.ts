@@ -5,15 +5,12 @@ import { type Logger, MeshError, sleep, toMeshError } from '@chatmesh/mesh';
 import type { MessagePlace, PulsarSubscription, ReceivedMessage } from '@chatmesh/mesh/pulsar';
 import type { LogConsumer, LogRecord, Position } from './message-log.js';
 
-/** A claim is renewed this often: so long a partition that is to move may have to wait for its owner to notice. */
-const CLAIM_MS = 500;
-/** A claim that is durable and has not come back after so much time of receiving: the partition is being moved. */
-const RELEASE_MS = 1_000;
-/**
- * A process that stood still for longer may have lost its partitions: the broker takes a consumer for dead that does not
- * answer for its keepAliveIntervalSeconds, which this is the least that is good for.
- */
-const LEASE_MS = 4_000;
+/** A claim is renewed this often. */
+const CLAIM_MS = 400;
+/** A partition is ours for this long from when a claim was published that has come back. */
+const LEASE_MS = 2_000;
+/** So long after its first claim an owner waits where there was another one, whose lease runs out meanwhile. */
+const HOLD_MS = 2_500;
 /** The client waits up to a minute between its attempts to reconnect; so long it may try alone. */
 const PATIENCE_MS = 2_000;
 const RETRY_MS = 500;
@@ -21,6 +18,8 @@ const RETRY_MS = 500;
 const ACKNOWLEDGED_MS = 500;
 /** Tenures of one partition of which it is remembered what was received. */
 const REMEMBERED_TENURES = 8;
+/** Received and not handed out, of all partitions: claims have to be reached behind what waits for room. */
+const MAX_BUFFERED = 50_000;
 /** What begins a message that is no event: 0 is no tag of a protobuf field. */
 const NO_EVENT = 0;
 const CLAIM = 'c'.charCodeAt(0);
@@ -49,51 +48,63 @@ interface Outstanding extends LogRecord {
 interface Received {
   readonly first: Position;
   last: Position;
+  /** Received and not acknowledged. */
   readonly open: Map<Position, Outstanding>;
 }
 
-/** A partition that this consumer owns: from its first message on until it is found to have moved. */
+/**
+ * A partition that the broker gives to this consumer.
+ *
+ * `claiming` from its first message until the first own claim has come back; `waiting` until a former owner's lease must have
+ * run out; then `owned`.
+ */
 interface OwnedPartition {
   readonly tenure: number;
   readonly received: Received;
+  state: 'claiming' | 'waiting' | 'owned';
   /** Received and not acknowledged, so that whoever gets the partition next gets this before anything new. */
   held: ReceivedMessage | undefined;
-  /** Claims of former owners, and of former tenures. */
+  /** Claims that came before the own one. */
   stale: ReceivedMessage[];
-  /** An own claim has come back: what comes behind it was published when the partition was ours already. */
-  established: boolean;
-  /** The claim that has not come back. */
-  pending: { readonly nonce: string; durable: boolean; waitedMs: number } | undefined;
-  /** The partition is to move: no claim is held, and it goes when nothing is out any more. Undone by what still comes. */
-  leaving: boolean;
+  /** One of them is another consumer's. */
+  hadOwner: boolean;
+  /** The claim that has not come back, and when it was published. */
+  pending: { readonly nonce: string; readonly atMs: number } | undefined;
+  leaseEndsMs: number;
+  /** Received and not handed out yet. */
+  buffer: Outstanding[];
 }
 
 let tenures = 0;
 
 /**
- * A member of the routers' subscription.
+ * A member of the routers' subscription, a Failover one: the broker gives each partition to one consumer, and to another one
+ * when consumers come and go, together with everything that is not acknowledged.
  *
- * The client says neither when a partition is given to this consumer nor when it is taken away, for a lost connection is
- * mended silently. So the owner of a partition keeps one message of it unacknowledged, a *claim* that it has published
- * itself. Whoever gets the partition next is handed that claim first; so a message that comes a second time says that
- * the partition was lost in between, and what comes behind one's own claim is new. Claims are renewed all the time. One
- * that does not come back says that the broker wants to move the partition: then the claim that is held goes, and the
- * broker moves the partition when the rest is acknowledged, too.
+ * The client says neither when a partition comes nor when it goes, for a lost connection is mended silently, and the broker
+ * does not wait for the former owner. So ownership is a lease that is read from the partition itself: its owner publishes
+ * *claims* and acts only as long as one that has come back is young enough; whoever gets the partition next waits until the
+ * former lease must have run out. The last claim stays unacknowledged, so that it is the first that the next owner is
+ * handed; and a message that comes a second time says that the partition may have been elsewhere in between.
  */
 export class PulsarLogConsumer implements LogConsumer {
   readonly #deps: PulsarLogConsumerDeps;
+  /** Begins the nonces of this consumer's claims. */
+  readonly #id = randomUUID();
+  #claims = 0;
   readonly #owned = new Map<number, OwnedPartition>();
   /** By partition, the latest last. */
   readonly #earlier = new Map<number, Received[]>();
+  /** Partitions whose lease ran out while they were ours, with the last position received of them. */
+  readonly #lapsed = new Map<number, Position>();
   #subscription: PulsarSubscription;
   /** Grows with each subscription: what was received through an earlier one is worth nothing. */
   #generation = 0;
+  /** Handed out and not acknowledged. */
   #outstanding = 0;
+  #buffered = 0;
   #room: (() => void) | undefined;
-  /** There was no room for more in the present claim interval: a claim may lie behind what waits for it. */
-  #throttled = false;
   #timer: NodeJS.Timeout | undefined;
-  #lastTickMs = performance.now();
   #downSinceMs: number | undefined;
   #renewing = false;
   #closed = false;
@@ -124,9 +135,8 @@ export class PulsarLogConsumer implements LogConsumer {
       open.delete(position);
       this.#outstanding--;
       this.#subscription.acknowledge(message);
-      if (owned.leaving && open.size === 0) this.#end(message.partition, owned);
     }
-    if (this.#outstanding < this.#deps.maxUnacknowledged) this.#room?.();
+    this.#handOut();
   }
 
   async flushed(): Promise<void> {
@@ -142,6 +152,10 @@ export class PulsarLogConsumer implements LogConsumer {
     this.#deps.closed();
     clearInterval(this.#timer);
     this.#room?.();
+    for (const { held, received } of this.#owned.values()) {
+      // Nothing is left that the next owner would have to wait for.
+      if (held && received.open.size === 0) this.#subscription.acknowledge(held);
+    }
     this.#endAll();
     await this.#subscription.close();
   }
@@ -149,65 +163,41 @@ export class PulsarLogConsumer implements LogConsumer {
   async #receive(subscription: PulsarSubscription, generation: number): Promise<void> {
     const current = () => !this.#closed && generation === this.#generation;
     while (current()) {
-      let messages: ReceivedMessage[];
+      if (this.#buffered >= MAX_BUFFERED) await this.#untilRoom();
+      if (!current()) return;
       try {
-        messages = await subscription.receive();
+        const messages = await subscription.receive();
+        for (const message of messages) if (current()) this.#take(message);
       } catch (error) {
         if (!current()) return;
         this.#deps.logger.warn({ err: error }, 'nothing can be received from the message log; trying again');
         await sleep(RETRY_MS);
-        continue;
       }
-      if (performance.now() - this.#lastTickMs > LEASE_MS) this.#tick();
-      for (let at = 0; at < messages.length && current(); ) {
-        if (this.#outstanding >= this.#deps.maxUnacknowledged) await this.#untilRoom();
-        else at = this.#take(messages, at);
-      }
+      this.#handOut();
     }
   }
 
   async #untilRoom(): Promise<void> {
-    this.#throttled = true;
     await new Promise<void>((resolve) => {
       this.#room = resolve;
-      if (this.#closed || this.#outstanding < this.#deps.maxUnacknowledged) resolve();
     });
     this.#room = undefined;
   }
 
-  /** Hands messages over from index `from` on until there is no room for more; returns where to go on. */
-  #take(messages: readonly ReceivedMessage[], from: number): number {
-    const records: LogRecord[] = [];
-    let at = from;
-    while (at < messages.length && this.#outstanding < this.#deps.maxUnacknowledged) {
-      const record = this.#open(messages[at++] as ReceivedMessage);
-      if (record) records.push(record);
-    }
-    if (records.length > 0) this.#deps.handle(records);
-    return at;
-  }
-
-  /** The record of a message; undefined for what nobody has to handle. */
-  #open(message: ReceivedMessage): LogRecord | undefined {
+  #take(message: ReceivedMessage): void {
     const { partition, data } = message;
     const position = this.#deps.positionOf(message.place);
-    let owned = this.#owned.get(partition);
-    // What comes a second time may have been given to somebody else in between.
-    if (owned && position <= owned.received.last) {
-      this.#end(partition, owned);
-      owned = undefined;
-    }
-    owned ??= this.#begin(partition, position);
+    const owned = this.#ownedAt(partition, position, isClaim(data) && !this.#isOwn(data));
+    if (!owned) return;
     owned.received.last = position;
-    this.#stay(owned);
     if (data[0] === NO_EVENT) {
       if (data[1] === CLAIM) this.#claimed(owned, message);
       else this.#subscription.acknowledge(message);
-      return undefined;
+      return;
     }
     if (this.#isDone(partition, position)) {
       this.#subscription.acknowledge(message);
-      return undefined;
+      return;
     }
     let event: LogEvent;
     try {
@@ -216,34 +206,46 @@ export class PulsarLogConsumer implements LogConsumer {
       // Nobody can handle it, and it would come again for ever.
       this.#deps.logger.error({ err: error, position }, 'what lies on the message log is no event; it is passed over');
       this.#subscription.acknowledge(message);
-      return undefined;
+      return;
     }
-    const mayRepeat = !owned.established;
+    const mayRepeat = owned.state === 'claiming';
     const record: Outstanding = { position, event, payload: data, mayRepeat, tenure: owned.tenure, message, owned };
     owned.received.open.set(position, record);
-    this.#outstanding++;
-    return record;
+    owned.buffer.push(record);
+    this.#buffered++;
+  }
+
+  /** The partition as it is with a message that has come; undefined when everything has to begin anew. */
+  #ownedAt(partition: number, position: Position, foreignClaim: boolean): OwnedPartition | undefined {
+    const owned = this.#owned.get(partition);
+    // What comes a second time may have been given to somebody else in between.
+    if (owned && position <= owned.received.last) this.#end(partition, owned);
+    else if (owned) return owned;
+    const lapsed = this.#lapsed.get(partition);
+    this.#lapsed.delete(partition);
+    if (lapsed !== undefined && position > lapsed && !foreignClaim) {
+      // It was ours all the time, and what was given up will not come again by itself.
+      void this.#renew('a claim was slow to come back');
+      return undefined;
+    }
+    return this.#begin(partition, position);
   }
 
   #begin(partition: number, position: Position): OwnedPartition {
     const owned: OwnedPartition = {
       tenure: ++tenures,
       received: { first: position, last: position, open: new Map() },
+      state: 'claiming',
       held: undefined,
       stale: [],
-      established: false,
+      hadOwner: false,
       pending: undefined,
-      leaving: false,
+      leaseEndsMs: 0,
+      buffer: [],
     };
     this.#owned.set(partition, owned);
     this.#claim(partition, owned);
     return owned;
-  }
-
-  /** The partition is still given to this consumer: its claim was slow. */
-  #stay(owned: OwnedPartition): void {
-    owned.leaving = false;
-    if (owned.pending) owned.pending.waitedMs = 0;
   }
 
   /** A partition is not this consumer's any more, or begins anew. */
@@ -251,12 +253,15 @@ export class PulsarLogConsumer implements LogConsumer {
     this.#owned.delete(partition);
     const earlier = this.#earlier.get(partition) ?? [];
     this.#earlier.set(partition, [...earlier, owned.received].slice(-REMEMBERED_TENURES));
-    this.#outstanding -= owned.received.open.size;
+    this.#buffered -= owned.buffer.length;
+    this.#outstanding -= owned.received.open.size - owned.buffer.length;
+    owned.buffer = [];
     this.#deps.lost(owned.tenure);
   }
 
   #endAll(): void {
     for (const [partition, owned] of [...this.#owned]) this.#end(partition, owned);
+    this.#lapsed.clear();
   }
 
   /**
@@ -271,63 +276,80 @@ export class PulsarLogConsumer implements LogConsumer {
 
   /** A claim has come, of whomever. */
   #claimed(owned: OwnedPartition, message: ReceivedMessage): void {
-    if (message.data.toString('latin1', 2) !== owned.pending?.nonce) {
+    const { pending } = owned;
+    if (nonceOf(message.data) !== pending?.nonce) {
       owned.stale.push(message);
+      if (this.#isOwn(message.data)) return;
+      owned.hadOwner = true;
       // Somebody has owned the partition since it was ours, and nothing has told of it.
-      if (owned.established) void this.#renew('a partition has had another owner');
+      if (owned.state !== 'claiming') void this.#renew('a partition has had another owner');
       return;
     }
     owned.pending = undefined;
-    owned.established = true;
+    owned.leaseEndsMs = pending.atMs + LEASE_MS;
+    if (owned.state === 'claiming') {
+      owned.state = owned.hadOwner ? 'waiting' : 'owned';
+      if (owned.hadOwner) setTimeout(() => this.#waited(owned), pending.atMs + HOLD_MS - performance.now()).unref();
+    }
     for (const old of owned.stale) this.#subscription.acknowledge(old);
     owned.stale = [];
     if (owned.held) this.#subscription.acknowledge(owned.held);
     owned.held = message;
   }
 
-  #tick(): void {
+  #waited(owned: OwnedPartition): void {
+    owned.state = 'owned';
+    this.#handOut();
+  }
+
+  /** Hands out what is buffered of partitions that are ours for certain, while there is room. */
+  #handOut(): void {
+    const room = this.#deps.maxUnacknowledged - this.#outstanding;
+    if (this.#buffered === 0 || room <= 0 || this.#closed || this.#renewing) return;
     const nowMs = performance.now();
-    const stoodStill = nowMs - this.#lastTickMs > LEASE_MS;
-    this.#lastTickMs = nowMs;
+    const records: LogRecord[] = [];
+    for (const owned of this.#owned.values()) {
+      if (owned.buffer.length === 0 || owned.state !== 'owned' || nowMs > owned.leaseEndsMs) continue;
+      const some =
+        owned.buffer.length <= room - records.length ? owned.buffer : owned.buffer.slice(0, room - records.length);
+      owned.buffer = some === owned.buffer ? [] : owned.buffer.slice(some.length);
+      records.push(...some);
+      if (records.length === room) break;
+    }
+    if (records.length === 0) return;
+    this.#outstanding += records.length;
+    this.#buffered -= records.length;
+    if (this.#buffered < MAX_BUFFERED) this.#room?.();
+    this.#deps.handle(records);
+  }
+
+  #tick(): void {
     if (this.#closed || this.#renewing) return;
+    const nowMs = performance.now();
     if (this.#subscription.connected) this.#downSinceMs = undefined;
     else this.#downSinceMs ??= nowMs;
-    const cutOff = this.#downSinceMs !== undefined && nowMs - this.#downSinceMs > PATIENCE_MS;
-    if (stoodStill || cutOff) {
-      void this.#renew(stoodStill ? 'this process stood still' : 'the connection was lost');
-      return;
+    for (const [partition, owned] of [...this.#owned]) {
+      if (owned.state !== 'claiming' && nowMs > owned.leaseEndsMs) {
+        this.#lapsed.set(partition, owned.received.last);
+        this.#end(partition, owned);
+      } else if (!owned.pending) this.#claim(partition, owned);
     }
-    for (const [partition, owned] of this.#owned) {
-      if (owned.pending) this.#check(partition, owned, owned.pending);
-      else this.#claim(partition, owned);
-    }
-    this.#throttled = this.#outstanding >= this.#deps.maxUnacknowledged;
+    if (this.#downSinceMs !== undefined && nowMs - this.#downSinceMs > PATIENCE_MS)
+      void this.#renew('the connection was lost');
+    this.#handOut();
   }
 
   #claim(partition: number, owned: OwnedPartition): void {
-    const claim: NonNullable<OwnedPartition['pending']> = { nonce: randomUUID(), durable: false, waitedMs: 0 };
+    const claim = { nonce: `${this.#id}/${++this.#claims}`, atMs: performance.now() };
     owned.pending = claim;
-    this.#deps.publish(partition, claimOf(claim.nonce)).then(
-      () => {
-        claim.durable = true;
-      },
-      () => {
-        if (owned.pending === claim) owned.pending = undefined;
-      },
-    );
+    const data = Buffer.concat([Buffer.from([NO_EVENT, CLAIM]), Buffer.from(claim.nonce, 'latin1')]);
+    this.#deps.publish(partition, data).catch(() => {
+      if (owned.pending === claim) owned.pending = undefined;
+    });
   }
 
-  /** Whether a claim has been away for so long that the broker must want to move the partition. */
-  #check(partition: number, owned: OwnedPartition, pending: NonNullable<OwnedPartition['pending']>): void {
-    if (owned.leaving || !pending.durable || this.#throttled) return;
-    pending.waitedMs += CLAIM_MS;
-    if (pending.waitedMs <= RELEASE_MS) return;
-    owned.leaving = true;
-    for (const claim of owned.stale) this.#subscription.acknowledge(claim);
-    if (owned.held) this.#subscription.acknowledge(owned.held);
-    owned.stale = [];
-    owned.held = undefined;
-    if (owned.received.open.size === 0) this.#end(partition, owned);
+  #isOwn(claim: Buffer): boolean {
+    return nonceOf(claim).startsWith(this.#id);
   }
 
   /** Begins anew with another subscription: whatever was out belongs to whoever gets it next. */
@@ -355,6 +377,10 @@ export class PulsarLogConsumer implements LogConsumer {
   }
 }
 
-function claimOf(nonce: string): Uint8Array {
-  return Buffer.concat([Buffer.from([NO_EVENT, CLAIM]), Buffer.from(nonce, 'latin1')]);
+function isClaim(data: Buffer): boolean {
+  return data[0] === NO_EVENT && data[1] === CLAIM;
+}
+
+function nonceOf(claim: Buffer): string {
+  return claim.toString('latin1', 2);
 }

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { type Logger, MeshError, sleep, toMeshError } from '@chatmesh/mesh';
@@ -20,10 +21,8 @@ const REVIVE_MS = 500;
 const PATIENCE_MS = 2_000;
 
 /**
- * The message log on a partitioned topic of Pulsar. The key that the broker sees is the same for all events of a
- * partition: so a batch may hold events of many users, and Key_Shared hands each partition to one consumer at a time,
- * moves it when consumers come and go, and holds it back until its former owner has acknowledged what it was given
- * (PIP-379). {@link PulsarLogConsumer} finds out when a partition has moved.
+ * The message log on a partitioned topic of Pulsar. A user's events go to one partition, so a batch may hold those of many
+ * users, and a partition moves as a whole: {@link PulsarLogConsumer} says how.
  */
 export class PulsarMessageLog implements MessageLog {
   readonly #client: PulsarClient;
@@ -99,7 +98,7 @@ export class PulsarMessageLog implements MessageLog {
 
   async consume(handle: (records: LogRecord[]) => void, options: ConsumeOptions): Promise<LogConsumer> {
     const consumer = await PulsarLogConsumer.join({
-      subscribe: () => this.#client.subscribe(this.#options.topic, SUBSCRIPTION),
+      subscribe: () => this.#client.subscribe(this.#options.topic, SUBSCRIPTION, randomUUID()),
       publish: (partition, data) => this.#send(partition, data),
       positionOf: (place) => this.#positionOf(place),
       logger: this.#options.logger,
@@ -123,7 +122,7 @@ export class PulsarMessageLog implements MessageLog {
     const { producer } = this.#partitions[partition] as Partition;
     // The client would keep it until its time is over: whoever sends can decide for himself.
     if (!producer.connected) return Promise.reject(new MeshError('unavailable', 'the message log does not answer'));
-    return producer.send(data, `partition-${partition}`);
+    return producer.send(data);
   }
 
   #partitionOf(userId: string): number {

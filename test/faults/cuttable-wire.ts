@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 
 /** A wire between two processes that can be cut: then nothing passes, and nobody is told. */
-export class Proxy implements AsyncDisposable {
+export class CuttableWire implements AsyncDisposable {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
   #cut = false;
@@ -11,9 +11,9 @@ export class Proxy implements AsyncDisposable {
     this.#server = server;
   }
 
-  static async to(port: number): Promise<Proxy> {
+  static async to(port: number): Promise<CuttableWire> {
     const server = createServer();
-    const proxy = new Proxy(server);
+    const proxy = new CuttableWire(server);
     server.on('connection', (near) => proxy.#join(near, connect(port, '127.0.0.1')));
     server.listen(0, '127.0.0.1');
     await once(server, 'listening');
