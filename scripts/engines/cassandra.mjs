@@ -4,8 +4,15 @@ import { pathToFileURL } from 'node:url';
 import { JavaEngine, missingForJava } from './java.mjs';
 import { ask } from './network.mjs';
 
-/** An OPTIONS frame of CQL's protocol 4; the answer, SUPPORTED, has opcode 6. */
-const OPTIONS = Buffer.from([4, 0, 0, 0, 5, 0, 0, 0, 0]);
+/** A frame of CQL's protocol 4. @param {number} opcode @param {Buffer} [body] */
+export function frame(opcode, body = Buffer.alloc(0)) {
+  const head = Buffer.from([4, 0, 0, 0, opcode, 0, 0, 0, 0]);
+  head.writeInt32BE(body.length, 5);
+  return Buffer.concat([head, body]);
+}
+
+/** What it can do, asked for without a session; the answer has the opcode SUPPORTED. */
+const OPTIONS = frame(5);
 const SUPPORTED = 6;
 
 const LOGBACK = `<configuration>
@@ -58,14 +65,13 @@ export class Cassandra extends JavaEngine {
 
   /** @override @param {{ timeoutMs: number }} options */
   async answers(options) {
-    const reply = await ask(this.host, Number(this.ports.native), OPTIONS, options);
+    const reply = await ask(this.host, Number(this.ports.native), [OPTIONS], options);
     return reply[4] === SUPPORTED;
   }
 
   /** Settings of cassandra.yaml on top of those that every node has. @protected @returns {Record<string, unknown>} */
   settings() {
-    const seeds = `${this.host}:${this.ports.storage}`;
-    return { num_tokens: 1, seed_provider: seedProvider(seeds) };
+    return { num_tokens: 1, seed_provider: seedProvider([this.host], this.ports) };
   }
 
   /** @override @protected */
@@ -116,7 +122,13 @@ export class Cassandra extends JavaEngine {
   }
 }
 
-/** @param {string} seeds */
-const seedProvider = (seeds) => [
-  { class_name: 'org.apache.cassandra.locator.SimpleSeedProvider', parameters: [{ seeds }] },
+/**
+ * @param {string[]} hosts
+ * @param {Record<string, number>} ports those of every node
+ */
+export const seedProvider = (hosts, ports) => [
+  {
+    class_name: 'org.apache.cassandra.locator.SimpleSeedProvider',
+    parameters: [{ seeds: hosts.map((host) => `${host}:${ports.storage}`).join(',') }],
+  },
 ];

@@ -189,8 +189,7 @@ export class Engine {
   }
 
   async #launch() {
-    mkdirSync(this.directory, { recursive: true });
-    await this.#choosePorts();
+    await this.choosePorts();
     const { command, args, ...user } = await this.command();
     const log = openSync(this.log, 'a');
     const child = spawn(command, args, { cwd: this.directory, detached: true, stdio: ['ignore', log, log], ...user });
@@ -202,7 +201,9 @@ export class Engine {
     if (!this.detached) guard(child);
   }
 
-  async #choosePorts() {
+  /** Settles its ports ahead of its first start, for those who must know them before. */
+  async choosePorts() {
+    mkdirSync(this.directory, { recursive: true });
     this.#ports ??= this.#remembered('ports.json');
     if (this.#ports) return;
     /** @type {Record<string, number>} */

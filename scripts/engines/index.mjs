@@ -4,8 +4,10 @@ import { Postgres } from './postgres.mjs';
 import { Pulsar } from './pulsar.mjs';
 import { Redis } from './redis.mjs';
 
+export { CassandraCluster } from './cassandra-cluster.mjs';
 export { Engine } from './engine.mjs';
 export { enginesHome } from './java.mjs';
+export { PulsarCluster } from './pulsar-cluster.mjs';
 export { Cassandra, Postgres, Pulsar, Redis };
 
 /** All of them, by name. */

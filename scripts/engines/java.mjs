@@ -92,6 +92,8 @@ export function missingForJava(name) {
 export class JavaEngine extends Engine {
   /** Packages of Java's modules that it reaches into. @type {string[]} */
   static opens = [];
+  /** Another engine of the same jars, whose archived classes serve this one, too. @type {typeof JavaEngine | undefined} */
+  static model;
   /** Where the classes that it has loaded are to be archived when it ends. @type {string | undefined} */
   #archiving;
 
@@ -107,17 +109,28 @@ export class JavaEngine extends Engine {
 
   /** @override @protected */
   async command() {
+    return this.java(this.javaArguments());
+  }
+
+  /**
+   * How to run a class of the engine's jars.
+   *
+   * @protected
+   * @param {string[]} mainArguments
+   */
+  async java(mainArguments) {
     const kind = /** @type {typeof JavaEngine} */ (this.constructor);
+    const model = kind.model ?? kind;
     const found = findJava();
-    if (!found) throw new Error(kind.missing()[0]);
-    const folder = await whole(library(this.name), (temporary) => fetchJars(this.name, temporary));
+    if (!found) throw new Error(model.missing()[0]);
+    const folder = await whole(library(model.engineName), (temporary) => fetchJars(model.engineName, temporary));
     const jars = readdirSync(folder).filter((name) => name.endsWith('.jar'));
     const classPath = jars
       .sort()
       .map((name) => join(folder, name))
       .join(':');
     const archive = join(folder, `classes-${found.version}.jsa`);
-    if (!this.#archiving) await whole(archive, (temporary) => this.#archiveClasses(temporary));
+    if (!this.#archiving) await whole(archive, (temporary) => JavaEngine.archiveClasses(model, temporary));
     const args = [
       this.#archiving ? `-XX:ArchiveClassesAtExit=${this.#archiving}` : `-XX:SharedArchiveFile=${archive}`,
       '-Xlog:cds=off',
@@ -127,25 +140,29 @@ export class JavaEngine extends Engine {
       ...(this.detached ? [] : ['-XX:TieredStopAtLevel=1']),
       '-XX:+ExitOnOutOfMemoryError',
       '-XX:-UsePerfData',
-      ...kind.opens.flatMap((name) => [`--add-opens=${name}=ALL-UNNAMED`, `--add-exports=${name}=ALL-UNNAMED`]),
+      ...model.opens.flatMap((name) => [`--add-opens=${name}=ALL-UNNAMED`, `--add-exports=${name}=ALL-UNNAMED`]),
       '-cp',
       classPath,
-      ...this.javaArguments(),
+      ...mainArguments,
     ];
     return { command: found.java, args };
   }
 
-  /** Starts one like this, and ends it in good order, which is when Java writes the archive. @param {string} file */
-  async #archiveClasses(file) {
-    console.error(`Archiving the classes of ${this.name}, once: later starts take half the time.`);
-    const directory = mkdtempSync(join(tmpdir(), `chatmesh-${this.name}-`));
-    const model = new /** @type {typeof JavaEngine} */ (this.constructor)({ directory });
-    model.#archiving = file;
+  /**
+   * Starts one like this, and ends it in good order, which is when Java writes the archive.
+   *
+   * @param {typeof JavaEngine} model
+   * @param {string} file
+   */
+  static async archiveClasses(model, file) {
+    console.error(`Archiving the classes of ${model.engineName}, once: later starts take half the time.`);
+    const engine = new model({ directory: mkdtempSync(join(tmpdir(), `chatmesh-${model.engineName}-`)) });
+    engine.#archiving = file;
     try {
-      await model.start();
-      await model.stop({ timeoutMs: ARCHIVING_MS });
+      await engine.start();
+      await engine.stop({ timeoutMs: ARCHIVING_MS });
     } finally {
-      await model.wipe();
+      await engine.wipe();
     }
   }
 }

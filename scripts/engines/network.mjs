@@ -4,6 +4,7 @@ import { connect, createServer } from 'node:net';
 
 /** Below the ports that systems give to outgoing connections: nobody gets an engine's port while that engine is down. */
 const PORTS = { first: 20_000, count: 10_000 };
+const TRIES = 100;
 
 /**
  * Whether somebody could listen there now.
@@ -30,25 +31,29 @@ export async function isFree(host, port) {
  *
  * @param {string[]} hosts
  * @returns {Promise<number>}
+ * @throws Error when none is found, as where an address is not this machine's
  */
 export async function freePort(hosts) {
-  for (;;) {
+  for (let tries = 0; tries < TRIES; tries += 1) {
     const port = PORTS.first + Math.floor(Math.random() * PORTS.count);
     const free = await Promise.all(hosts.map((host) => isFree(host, port)));
     if (free.every(Boolean)) return port;
   }
+  throw new Error(
+    `There is no free port on ${hosts.join(' and ')}. Linux has all of 127.0.0.0/8; elsewhere an address may have to be added.`,
+  );
 }
 
 /**
- * Sends bytes and returns the first that come back.
+ * Sends requests, each when the one before it has been answered.
  *
  * @param {string} host
  * @param {number} port
- * @param {Uint8Array | string} request
- * @param {{ timeoutMs: number }} options
- * @returns {Promise<Buffer>} empty when nothing came in time, or nobody is there
+ * @param {(Uint8Array | string)[]} requests
+ * @param {{ timeoutMs: number }} options how long to wait for all of it
+ * @returns {Promise<Buffer>} the answer to the last one, its first bytes at least; empty when there was none
  */
-export function ask(host, port, request, { timeoutMs }) {
+export function ask(host, port, requests, { timeoutMs }) {
   return new Promise((resolve) => {
     const socket = connect(port, host);
     /** @param {Buffer} reply */
@@ -58,9 +63,27 @@ export function ask(host, port, request, { timeoutMs }) {
       resolve(reply);
     };
     const timer = setTimeout(() => done(Buffer.alloc(0)), timeoutMs);
-    socket.on('data', done);
+    let asked = 0;
+    const next = () => socket.write(requests[asked++] ?? '');
+    socket.on('data', (reply) => (asked < requests.length ? next() : done(reply)));
     socket.on('error', () => done(Buffer.alloc(0)));
     socket.on('end', () => done(Buffer.alloc(0)));
-    socket.write(request);
+    next();
+  });
+}
+
+/**
+ * Whether somebody takes connections there.
+ *
+ * @param {string} host
+ * @param {number} port
+ * @returns {Promise<boolean>}
+ */
+export function accepts(host, port) {
+  return new Promise((resolve) => {
+    const socket = connect(port, host);
+    socket.on('connect', () => resolve(true));
+    socket.on('error', () => resolve(false));
+    socket.on('connect', () => socket.destroy());
   });
 }

@@ -54,7 +54,7 @@ export class Postgres extends Engine {
     request.writeInt32BE(request.length, 0);
     request.writeInt32BE(3 << 16, 4);
     request.write(text, 8);
-    const reply = await ask(this.host, Number(this.ports.postgres), request, options);
+    const reply = await ask(this.host, Number(this.ports.postgres), [request], options);
     return reply.toString('latin1', 0, 1) === 'R';
   }
 

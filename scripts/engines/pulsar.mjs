@@ -61,17 +61,12 @@ export class Pulsar extends JavaEngine {
       ...BROKER,
       // The bookie: with this, and only with this, its port is the one of the command line.
       allowEphemeralPorts: true,
-      listeningInterface: loopback(),
-      allowLoopback: true,
       ...BOOKIE,
     };
     const file = join(this.directory, 'standalone.conf');
     writeFileSync(file, properties(settings));
     return [
-      '-Xms128m',
-      '-Xmx640m',
-      '-XX:MaxDirectMemorySize=384m',
-      '-Dio.netty.tryReflectionSetAccessible=true',
+      ...MEMORY,
       'org.apache.pulsar.PulsarStandaloneStarter',
       ...['--config', file],
       ...['--metadata-dir', join(this.directory, 'metadata')],
@@ -83,8 +78,15 @@ export class Pulsar extends JavaEngine {
   }
 }
 
-/** What the mesh needs of a broker; docs say why to those who run one. */
-const BROKER = {
+export const MEMORY = [
+  '-Xms128m',
+  '-Xmx640m',
+  '-XX:MaxDirectMemorySize=384m',
+  '-Dio.netty.tryReflectionSetAccessible=true',
+];
+
+/** What the mesh needs of a broker. */
+export const BROKER = {
   acknowledgmentAtBatchIndexLevelEnabled: true,
   // 0 is no limit: an acknowledgement is written when it comes, not with the next one a second later.
   managedLedgerDefaultMarkDeleteRateLimit: 0,
@@ -99,7 +101,10 @@ const BROKER = {
   nettyMaxFrameSizeBytes: 5 * 1024 * 1024 + 10 * 1024,
 };
 
-const BOOKIE = {
+/** A bookie that answers when it has flushed, and starts fast. */
+export const BOOKIE = {
+  listeningInterface: loopback(),
+  allowLoopback: true,
   journalSyncData: true,
   journalMaxSizeMB: 64,
   journalPreAllocSizeMB: 4,
@@ -107,7 +112,7 @@ const BOOKIE = {
 };
 
 /** @param {Record<string, unknown>} settings @returns {string} as Java's .properties */
-const properties = (settings) =>
+export const properties = (settings) =>
   Object.entries(settings)
     .map(([name, value]) => `${name}=${value}\n`)
     .join('');

@@ -20,7 +20,7 @@ export class Redis extends Engine {
 
   /** @override @param {{ timeoutMs: number }} options */
   async answers(options) {
-    const reply = await ask(this.host, Number(this.ports.redis), 'PING\r\n', options);
+    const reply = await ask(this.host, Number(this.ports.redis), ['PING\r\n'], options);
     return reply.toString().startsWith('+PONG');
   }
 

@@ -1,0 +1,113 @@
+import { mkdtempSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, expect, test } from '@jest/globals';
+import cassandra from 'cassandra-driver';
+import { CassandraCluster, PulsarCluster } from '#engines';
+import { until } from '../mesh.js';
+
+/** What is there is read at once; what is lost would be waited for for ever. */
+const READ_MS = 20_000;
+const { quorum, all } = cassandra.types.consistencies;
+const temporary = () => mkdtempSync(join(tmpdir(), 'chatmesh-cluster-test-'));
+const numbers = (count: number) => Array.from({ length: count }, (_, i) => i);
+
+describe('what a quorum has confirmed is there without any one of three, and writing goes on', () => {
+  test('Cassandra, three replicas', async () => {
+    const cluster = new CassandraCluster({ directory: temporary() });
+    let client: cassandra.Client | undefined;
+    try {
+      await cluster.start();
+      client = new cassandra.Client({
+        contactPoints: (cluster.env.SCYLLA_CONTACT_POINTS as string).split(','),
+        localDataCenter: cluster.env.SCYLLA_LOCAL_DATACENTER as string,
+        // That of the nodes that the driver discovers; its own default would lead to whoever listens there.
+        protocolOptions: { port: cluster.nodes[0]?.ports.native as number },
+      });
+      await client.connect();
+      let written = 1;
+      const options = { prepare: true, isIdempotent: true, consistency: quorum };
+      const write = async (id: number, consistency = quorum) => {
+        await client?.execute('INSERT INTO kept.words (id) VALUES (?)', [id], { ...options, consistency });
+      };
+      // Each by its key: a node that is slow to answer is then passed over, and for a scan it would be waited for.
+      const read = async () => {
+        const one = (id: number) => client?.execute('SELECT id FROM kept.words WHERE id = ?', [id], options);
+        const results = await Promise.all(numbers(written).map(one));
+        return results.flatMap((result) => result?.rows.map(({ id }) => Number(id)) ?? []);
+      };
+      /** Asks again for as long as a node that has just died, or come back, is taken for what it was before. */
+      const retried = async <T>(request: () => Promise<T>): Promise<T> => {
+        const answers: T[] = [];
+        const ask = () =>
+          request().then(
+            (answer) => answers.push(answer) > 0,
+            () => false,
+          );
+        await until(ask, { timeoutMs: 60_000, what: 'a quorum' });
+        return answers[0] as T;
+      };
+      const complete = () => retried(() => write(0, all));
+
+      await client.execute(
+        "CREATE KEYSPACE kept WITH replication = {'class': 'NetworkTopologyStrategy', 'datacenter1': 3}",
+      );
+      await client.execute('CREATE TABLE kept.words (id int PRIMARY KEY)');
+      await complete();
+      for (const node of cluster.nodes) {
+        for (let i = 0; i < 10; i += 1, written += 1) await write(written);
+        await node.kill();
+        expect(await retried(read)).toEqual(numbers(written));
+        for (let i = 0; i < 10; i += 1, written += 1) await retried(() => write(written));
+        await node.start();
+        await complete();
+      }
+      expect(await read()).toEqual(numbers(written));
+    } finally {
+      await client?.shutdown();
+      await cluster.wipe();
+    }
+  });
+
+  test('Pulsar, three bookies', async () => {
+    const cluster = new PulsarCluster({ directory: temporary() });
+    let client: import('pulsar-client').Client | undefined;
+    try {
+      await cluster.start();
+      const { Client, MessageId } = createRequire(import.meta.url)('pulsar-client') as typeof import('pulsar-client');
+      client = new Client({ serviceUrl: cluster.env.PULSAR_URL as string, operationTimeoutSeconds: 30 });
+      const opened = client;
+      const topic = 'persistent://public/default/kept';
+      // A topic keeps what a subscription has yet to get, and nothing else.
+      await (await client.subscribe({ topic, subscription: 'kept' })).close();
+      const producer = await client.createProducer({ topic, batchingEnabled: false, sendTimeoutMs: 60_000 });
+      let written = 0;
+      const write = () => producer.send({ data: Buffer.from(String(written++)) });
+      const read = async () => {
+        const reader = await opened.createReader({ topic, startMessageId: MessageId.earliest() });
+        const found = [];
+        while (found.length < written) found.push(Number((await reader.readNext(READ_MS)).getData().toString()));
+        await reader.close();
+        return found;
+      };
+
+      for (const bookie of cluster.bookies) {
+        for (let i = 0; i < 10; i += 1) await write();
+        await bookie.kill();
+        expect(await read()).toEqual(numbers(written));
+        for (let i = 0; i < 10; i += 1) await write();
+        await bookie.start();
+      }
+      // What a broker remembers proves nothing about the bookies: here it starts without.
+      await cluster.broker.kill();
+      await cluster.broker.start();
+      await write();
+      await cluster.bookies[0]?.kill();
+      expect(await read()).toEqual(numbers(written));
+    } finally {
+      await client?.close();
+      await cluster.wipe();
+    }
+  });
+});
