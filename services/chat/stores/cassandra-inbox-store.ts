@@ -1,5 +1,5 @@
 import { type Cassandra, inParallel, type Statement } from '@chatmesh/mesh/cassandra';
-import { type Deletion, InboxView, type Note, type WeekView } from './cassandra-inbox-view.js';
+import { type Deletion, InboxView, type Note, ROW_STEP_US, type WeekView } from './cassandra-inbox-view.js';
 import { WeekListings, weekOf } from './cassandra-week-listings.js';
 import type { AgedInbox, InboxRow, InboxStore } from './inbox-store.js';
 import type { Position } from './message-log.js';
@@ -101,14 +101,14 @@ export class CassandraInboxStore implements InboxStore {
     const inbox = { userId, deviceId };
     const view = this.#views.get(keyOf(inbox));
     await view?.loaded;
-    const known = view?.loaded ? view.remove(positions) : undefined;
-    const deletions = known?.deletions ?? [];
-    const unknown = known?.unknown ?? positions;
-    if (unknown.length > 0) {
-      const weeks = new Set([...(view?.weeks.keys() ?? []), ...(known ? [] : await this.#listings.of(inbox))]);
-      const atUs = this.#nextUs();
-      for (const week of weeks)
-        for (const position of unknown) deletions.push({ week, from: position, through: position, atUs });
+    const atUs = this.#nextUs();
+    let deletions: Deletion[];
+    if (view?.loaded) deletions = view.remove(positions, atUs);
+    else {
+      const weeks = [...new Set([...(await this.#listings.of(inbox)), ...(view?.weeks.keys() ?? [])])];
+      deletions = weeks.flatMap((week) =>
+        positions.map((position) => ({ week, from: position, through: position, atUs })),
+      );
     }
     const batches = [...grouped(deletions, ({ week }) => week).values()].flatMap((ofWeek) =>
       chunks(ofWeek.map((rows) => deletion(inbox, rows))),
@@ -165,12 +165,9 @@ export class CassandraInboxStore implements InboxStore {
     await inParallel([...view.weeks.values()], async (week) => {
       const partition = [inbox.userId, inbox.deviceId, week.week];
       const [first] = await this.#cassandra.read<Row>(PEEK, partition);
-      // What was noted meanwhile may stand before what was found.
-      const [noted] = week.known;
-      week.next =
-        first && noted ? (first.position < noted.position ? first : noted).position : (first ?? noted)?.position;
+      week.peeked(first?.position);
       // Nobody appends to a week that ended a week ago.
-      if (week.next !== undefined || week.week === newest || week.week >= weekOf(this.#now()) - 1) return;
+      if (week.nextOf('') !== undefined || week.week === newest || week.week >= weekOf(this.#now()) - 1) return;
       view.weeks.delete(week.week);
       this.#listings.remove(inbox, week.week);
     });
@@ -178,16 +175,19 @@ export class CassandraInboxStore implements InboxStore {
 
   /** Up to `limit` rows after `after`: week by week, as long as the next one may have rows that belong on the page. */
   async #read(inbox: Inbox, view: InboxView, after: Position, limit: number): Promise<InboxRow[]> {
-    const newest = view.weeks.get(Math.max(...view.weeks.keys()));
     // An inbox may be called empty only after it was read: what this process remembers does not do.
-    if (newest) newest.next ??= after;
-    const unread = new Set(view.weeks.values());
+    const newest = Math.max(...view.weeks.keys());
+    const unread = new Map<WeekView, Position>();
+    for (const week of view.weeks.values()) {
+      const next = week.nextOf(after) ?? (week.week === newest ? after : undefined);
+      if (next !== undefined) unread.set(week, next);
+    }
     const exhausted = new Map<WeekView, boolean>();
     const found = new Map<Position, InboxRow>();
     let end: Position | undefined;
     for (;;) {
-      const week = lowest(unread);
-      if (week?.next === undefined || (end !== undefined && week.next > end)) break;
+      const [week, next] = lowest(unread);
+      if (!week || (end !== undefined && next > end)) break;
       unread.delete(week);
       const rows = await this.#cassandra.read<Row>(PAGE, [inbox.userId, inbox.deviceId, week.week, after, limit]);
       week.read(
@@ -228,7 +228,7 @@ export class CassandraInboxStore implements InboxStore {
 
   /** A timestamp for the table, microseconds since 1970: later than all before it. */
   #nextUs(): number {
-    this.#lastUs = Math.max(this.#now() * 1000, this.#lastUs + 1);
+    this.#lastUs = Math.max(this.#now() * 1000, this.#lastUs + ROW_STEP_US);
     return this.#lastUs;
   }
 }
@@ -247,11 +247,9 @@ function grouped<T, K>(items: readonly T[], key: (item: T) => K): Map<K, T[]> {
   return groups;
 }
 
-function lowest(weeks: Iterable<WeekView>): WeekView | undefined {
-  let first: WeekView | undefined;
-  for (const week of weeks) {
-    if (week.next !== undefined && (first?.next === undefined || week.next < first.next)) first = week;
-  }
+function lowest<T>(positions: ReadonlyMap<T, Position>): [T | undefined, Position] {
+  let first: [T | undefined, Position] = [undefined, ''];
+  for (const entry of positions) if (first[0] === undefined || entry[1] < first[1]) first = entry;
   return first;
 }
 
