@@ -10,14 +10,15 @@ const APPEND =
 const PAGE = `SELECT position, payload, writetime(payload) AS at_us FROM inbox
   WHERE ${PARTITION} AND position > ? LIMIT ?`;
 const PEEK = `SELECT position FROM inbox WHERE ${PARTITION} LIMIT 1`;
+const FIND = `SELECT position, writetime(payload) AS at_us FROM inbox WHERE ${PARTITION} AND position IN ?`;
 const REMOVE_ROW = `DELETE FROM inbox USING TIMESTAMP ? WHERE ${PARTITION} AND position = ?`;
 const REMOVE_RANGE = `DELETE FROM inbox USING TIMESTAMP ? WHERE ${PARTITION} AND position >= ? AND position <= ?`;
 const REMOVE_FIRST = `DELETE FROM inbox USING TIMESTAMP ? WHERE ${PARTITION} AND position <= ?`;
-const REMOVE_WEEK = `DELETE FROM inbox USING TIMESTAMP ? WHERE ${PARTITION}`;
 
 /** Of one batch: a node takes some MB at once, and answers others the sooner the less it is. */
 const BATCH_STATEMENTS = 100;
 const BATCH_BYTES = 256 * 1024;
+const CLEARED_AT_ONCE = 1000;
 /** Of all views together; a row takes some 80 bytes. */
 const MAX_KNOWN_ROWS = 1_000_000;
 /** A device that has more unconfirmed is not draining: knowing its rows is of no use. */
@@ -101,31 +102,25 @@ export class CassandraInboxStore implements InboxStore {
     const inbox = { userId, deviceId };
     const view = this.#views.get(keyOf(inbox));
     await view?.loaded;
-    const atUs = this.#nextUs();
-    let deletions: Deletion[];
-    if (view?.loaded) deletions = view.remove(positions, atUs);
-    else {
-      const weeks = [...new Set([...(await this.#listings.of(inbox)), ...(view?.weeks.keys() ?? [])])];
-      deletions = weeks.flatMap((week) =>
-        positions.map((position) => ({ week, from: position, through: position, atUs })),
-      );
+    if (view?.loaded) {
+      const { deletions, unsure } = view.remove(positions);
+      await this.#delete(inbox, [...deletions, ...(await this.#find(inbox, unsure))]);
+    } else {
+      const weeks = new Set([...(await this.#listings.of(inbox)), ...(view?.weeks.keys() ?? [])]);
+      await this.#delete(inbox, await this.#find(inbox, new Map([...weeks].map((week) => [week, positions]))));
     }
-    const batches = [...grouped(deletions, ({ week }) => week).values()].flatMap((ofWeek) =>
-      chunks(ofWeek.map((rows) => deletion(inbox, rows))),
-    );
-    await inParallel(batches, (batch) => this.#cassandra.write(...batch));
   }
 
   async clear(userId: string, deviceId: string): Promise<void> {
-    const inbox = { userId, deviceId };
-    const view = new InboxView(this.#views.get(keyOf(inbox)));
-    if (view.busy) this.#keep(keyOf(inbox), view);
-    else this.#forget(keyOf(inbox));
-    const atUs = BigInt(this.#nextUs());
-    // The weeks stay listed: somebody may be appending.
-    await inParallel(await this.#listings.of(inbox), (week) =>
-      this.#cassandra.write({ cql: REMOVE_WEEK, params: [atUs, userId, deviceId, week] }),
-    );
+    for (;;) {
+      const rows = await this.page(userId, deviceId, undefined, CLEARED_AT_ONCE);
+      if (rows.length === 0) return;
+      await this.remove(
+        userId,
+        deviceId,
+        rows.map((row) => row.position),
+      );
+    }
   }
 
   aged(beforeMs: number): Promise<AgedInbox[]> {
@@ -138,6 +133,26 @@ export class CassandraInboxStore implements InboxStore {
 
   /** The connection is its maker's to close. */
   async [Symbol.asyncDispose](): Promise<void> {}
+
+  /**
+   * What removes these rows where they are. They are looked up first: their timestamps may be those of another router's clock,
+   * and what is not there must not leave a tombstone.
+   */
+  async #find(inbox: Inbox, positions: ReadonlyMap<number, readonly Position[]>): Promise<Deletion[]> {
+    const asked = [...positions].flatMap(([week, ofWeek]) => chunks(ofWeek).map((some) => ({ week, some })));
+    const found = await inParallel(asked, async ({ week, some }) => {
+      const rows = await this.#cassandra.read<Row>(FIND, [inbox.userId, inbox.deviceId, week, some]);
+      return rows.map(({ position, at_us }) => ({ week, from: position, through: position, atUs: Number(at_us) }));
+    });
+    return found.flat();
+  }
+
+  async #delete(inbox: Inbox, deletions: readonly Deletion[]): Promise<void> {
+    const batches = [...grouped(deletions, ({ week }) => week).values()].flatMap((ofWeek) =>
+      chunks(ofWeek.map((rows) => deletion(inbox, rows))),
+    );
+    await inParallel(batches, (batch) => this.#cassandra.write(...batch));
+  }
 
   /** What is known of an inbox, from its listing if nothing is, or if it is to be known anew. */
   async #view(inbox: Inbox, anew: boolean): Promise<InboxView> {

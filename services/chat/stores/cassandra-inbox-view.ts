@@ -83,26 +83,27 @@ export class InboxView {
     for (const note of notes) this.#onTheWay.delete(note);
   }
 
-  /** What removes these rows, which count as gone from now on. `nowUs` is for rows of which nothing is known. */
-  remove(positions: readonly Position[], nowUs: number): Deletion[] {
+  /**
+   * What removes these rows, which count as gone from now on, and where there may be more of them: a row may be in several
+   * weeks, and one that is known nowhere may be what an earlier removal failed to remove.
+   */
+  remove(positions: readonly Position[]): { deletions: Deletion[]; unsure: Map<number, Position[]> } {
     const gone = new Set(positions);
     const anywhere = new Set<Position>();
     const deletions: Deletion[] = [];
-    const missing: [WeekView, Position][] = [];
+    const foundIn = new Map<WeekView, Set<Position>>();
     for (const week of this.weeks.values()) {
       const found = new Set<Position>();
       deletions.push(...week.remove(gone, found));
-      for (const position of gone) {
-        if (found.has(position)) anywhere.add(position);
-        else missing.push([week, position]);
-      }
+      foundIn.set(week, found);
+      for (const position of found) anywhere.add(position);
     }
-    for (const [week, position] of missing) {
-      // Known nowhere, it may be what an earlier removal failed to remove.
-      if (anywhere.has(position) && week.covers(position)) continue;
-      deletions.push({ week: week.week, from: position, through: position, atUs: nowUs });
+    const unsure = new Map<number, Position[]>();
+    for (const [week, found] of foundIn) {
+      const missing = positions.filter((p) => !found.has(p) && !(anywhere.has(p) && week.covers(p)));
+      if (missing.length > 0) unsure.set(week.week, missing);
     }
-    return deletions;
+    return { deletions, unsure };
   }
 }
 
