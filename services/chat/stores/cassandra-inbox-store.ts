@@ -1,5 +1,5 @@
 import { type Cassandra, inParallel, type Statement } from '@chatmesh/mesh/cassandra';
-import { type Deletion, InboxView, type Note, type WeekView } from './cassandra-inbox-view.js';
+import { type Deletion, InboxView, type Note, ROW_STEP_US, type WeekView } from './cassandra-inbox-view.js';
 import { WeekListings, weekOf } from './cassandra-week-listings.js';
 import type { AgedInbox, InboxRow, InboxStore } from './inbox-store.js';
 import type { Position } from './message-log.js';
@@ -10,14 +10,15 @@ const APPEND =
 const PAGE = `SELECT position, payload, writetime(payload) AS at_us FROM inbox
   WHERE ${PARTITION} AND position > ? LIMIT ?`;
 const PEEK = `SELECT position FROM inbox WHERE ${PARTITION} LIMIT 1`;
+const FIND = `SELECT position, writetime(payload) AS at_us FROM inbox WHERE ${PARTITION} AND position IN ?`;
 const REMOVE_ROW = `DELETE FROM inbox USING TIMESTAMP ? WHERE ${PARTITION} AND position = ?`;
 const REMOVE_RANGE = `DELETE FROM inbox USING TIMESTAMP ? WHERE ${PARTITION} AND position >= ? AND position <= ?`;
 const REMOVE_FIRST = `DELETE FROM inbox USING TIMESTAMP ? WHERE ${PARTITION} AND position <= ?`;
-const REMOVE_WEEK = `DELETE FROM inbox USING TIMESTAMP ? WHERE ${PARTITION}`;
 
 /** Of one batch: a node takes some MB at once, and answers others the sooner the less it is. */
 const BATCH_STATEMENTS = 100;
 const BATCH_BYTES = 256 * 1024;
+const CLEARED_AT_ONCE = 1000;
 /** Of all views together; a row takes some 80 bytes. */
 const MAX_KNOWN_ROWS = 1_000_000;
 /** A device that has more unconfirmed is not draining: knowing its rows is of no use. */
@@ -101,31 +102,25 @@ export class CassandraInboxStore implements InboxStore {
     const inbox = { userId, deviceId };
     const view = this.#views.get(keyOf(inbox));
     await view?.loaded;
-    const known = view?.loaded ? view.remove(positions) : undefined;
-    const deletions = known?.deletions ?? [];
-    const unknown = known?.unknown ?? positions;
-    if (unknown.length > 0) {
-      const weeks = new Set([...(view?.weeks.keys() ?? []), ...(known ? [] : await this.#listings.of(inbox))]);
-      const atUs = this.#nextUs();
-      for (const week of weeks)
-        for (const position of unknown) deletions.push({ week, from: position, through: position, atUs });
+    if (view?.loaded) {
+      const { deletions, unsure } = view.remove(positions);
+      await this.#delete(inbox, [...deletions, ...(await this.#find(inbox, unsure))]);
+    } else {
+      const weeks = new Set([...(await this.#listings.of(inbox)), ...(view?.weeks.keys() ?? [])]);
+      await this.#delete(inbox, await this.#find(inbox, new Map([...weeks].map((week) => [week, positions]))));
     }
-    const batches = [...grouped(deletions, ({ week }) => week).values()].flatMap((ofWeek) =>
-      chunks(ofWeek.map((rows) => deletion(inbox, rows))),
-    );
-    await inParallel(batches, (batch) => this.#cassandra.write(...batch));
   }
 
   async clear(userId: string, deviceId: string): Promise<void> {
-    const inbox = { userId, deviceId };
-    const view = new InboxView(this.#views.get(keyOf(inbox)));
-    if (view.busy) this.#keep(keyOf(inbox), view);
-    else this.#forget(keyOf(inbox));
-    const atUs = BigInt(this.#nextUs());
-    // The weeks stay listed: somebody may be appending.
-    await inParallel(await this.#listings.of(inbox), (week) =>
-      this.#cassandra.write({ cql: REMOVE_WEEK, params: [atUs, userId, deviceId, week] }),
-    );
+    for (;;) {
+      const rows = await this.page(userId, deviceId, undefined, CLEARED_AT_ONCE);
+      if (rows.length === 0) return;
+      await this.remove(
+        userId,
+        deviceId,
+        rows.map((row) => row.position),
+      );
+    }
   }
 
   aged(beforeMs: number): Promise<AgedInbox[]> {
@@ -138,6 +133,26 @@ export class CassandraInboxStore implements InboxStore {
 
   /** The connection is its maker's to close. */
   async [Symbol.asyncDispose](): Promise<void> {}
+
+  /**
+   * What removes these rows where they are. They are looked up first: their timestamps may be those of another router's clock,
+   * and what is not there must not leave a tombstone.
+   */
+  async #find(inbox: Inbox, positions: ReadonlyMap<number, readonly Position[]>): Promise<Deletion[]> {
+    const asked = [...positions].flatMap(([week, ofWeek]) => chunks(ofWeek).map((some) => ({ week, some })));
+    const found = await inParallel(asked, async ({ week, some }) => {
+      const rows = await this.#cassandra.read<Row>(FIND, [inbox.userId, inbox.deviceId, week, some]);
+      return rows.map(({ position, at_us }) => ({ week, from: position, through: position, atUs: Number(at_us) }));
+    });
+    return found.flat();
+  }
+
+  async #delete(inbox: Inbox, deletions: readonly Deletion[]): Promise<void> {
+    const batches = [...grouped(deletions, ({ week }) => week).values()].flatMap((ofWeek) =>
+      chunks(ofWeek.map((rows) => deletion(inbox, rows))),
+    );
+    await inParallel(batches, (batch) => this.#cassandra.write(...batch));
+  }
 
   /** What is known of an inbox, from its listing if nothing is, or if it is to be known anew. */
   async #view(inbox: Inbox, anew: boolean): Promise<InboxView> {
@@ -165,12 +180,9 @@ export class CassandraInboxStore implements InboxStore {
     await inParallel([...view.weeks.values()], async (week) => {
       const partition = [inbox.userId, inbox.deviceId, week.week];
       const [first] = await this.#cassandra.read<Row>(PEEK, partition);
-      // What was noted meanwhile may stand before what was found.
-      const [noted] = week.known;
-      week.next =
-        first && noted ? (first.position < noted.position ? first : noted).position : (first ?? noted)?.position;
+      week.peeked(first?.position);
       // Nobody appends to a week that ended a week ago.
-      if (week.next !== undefined || week.week === newest || week.week >= weekOf(this.#now()) - 1) return;
+      if (week.nextOf('') !== undefined || week.week === newest || week.week >= weekOf(this.#now()) - 1) return;
       view.weeks.delete(week.week);
       this.#listings.remove(inbox, week.week);
     });
@@ -178,16 +190,19 @@ export class CassandraInboxStore implements InboxStore {
 
   /** Up to `limit` rows after `after`: week by week, as long as the next one may have rows that belong on the page. */
   async #read(inbox: Inbox, view: InboxView, after: Position, limit: number): Promise<InboxRow[]> {
-    const newest = view.weeks.get(Math.max(...view.weeks.keys()));
     // An inbox may be called empty only after it was read: what this process remembers does not do.
-    if (newest) newest.next ??= after;
-    const unread = new Set(view.weeks.values());
+    const newest = Math.max(...view.weeks.keys());
+    const unread = new Map<WeekView, Position>();
+    for (const week of view.weeks.values()) {
+      const next = week.nextOf(after) ?? (week.week === newest ? after : undefined);
+      if (next !== undefined) unread.set(week, next);
+    }
     const exhausted = new Map<WeekView, boolean>();
     const found = new Map<Position, InboxRow>();
     let end: Position | undefined;
     for (;;) {
-      const week = lowest(unread);
-      if (week?.next === undefined || (end !== undefined && week.next > end)) break;
+      const [week, next] = lowest(unread);
+      if (!week || (end !== undefined && next > end)) break;
       unread.delete(week);
       const rows = await this.#cassandra.read<Row>(PAGE, [inbox.userId, inbox.deviceId, week.week, after, limit]);
       week.read(
@@ -228,7 +243,7 @@ export class CassandraInboxStore implements InboxStore {
 
   /** A timestamp for the table, microseconds since 1970: later than all before it. */
   #nextUs(): number {
-    this.#lastUs = Math.max(this.#now() * 1000, this.#lastUs + 1);
+    this.#lastUs = Math.max(this.#now() * 1000, this.#lastUs + ROW_STEP_US);
     return this.#lastUs;
   }
 }
@@ -247,11 +262,9 @@ function grouped<T, K>(items: readonly T[], key: (item: T) => K): Map<K, T[]> {
   return groups;
 }
 
-function lowest(weeks: Iterable<WeekView>): WeekView | undefined {
-  let first: WeekView | undefined;
-  for (const week of weeks) {
-    if (week.next !== undefined && (first?.next === undefined || week.next < first.next)) first = week;
-  }
+function lowest<T>(positions: ReadonlyMap<T, Position>): [T | undefined, Position] {
+  let first: [T | undefined, Position] = [undefined, ''];
+  for (const entry of positions) if (first[0] === undefined || entry[1] < first[1]) first = entry;
   return first;
 }
 

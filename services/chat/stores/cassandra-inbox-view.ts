@@ -1,5 +1,8 @@
 import type { Position } from './message-log.js';
 
+/** Timestamps of rows are multiples of this, microseconds; those in between are for deletions. */
+export const ROW_STEP_US = 1000;
+
 /** A row that is in an inbox, as far as this process knows. */
 interface KnownRow {
   readonly position: Position;
@@ -26,7 +29,7 @@ export interface Note {
  * What this process knows of one device's inbox: where a page has to look, and which rows may be removed together.
  *
  * A deletion of a range takes whatever lies in it. So a range spans only rows that were read or written here, none of which
- * may stay, and it carries the timestamp of the youngest of them: a row that another owner of the user was still writing
+ * may stay, and it is hardly younger than the youngest of them: a row that another owner of the user was still writing
  * survives it.
  */
 export class InboxView {
@@ -80,13 +83,27 @@ export class InboxView {
     for (const note of notes) this.#onTheWay.delete(note);
   }
 
-  /** What removes these rows, and the positions of which nothing is known. The rows count as gone from now on. */
-  remove(positions: readonly Position[]): { deletions: Deletion[]; unknown: Position[] } {
+  /**
+   * What removes these rows, which count as gone from now on, and where there may be more of them: a row may be in several
+   * weeks, and one that is known nowhere may be what an earlier removal failed to remove.
+   */
+  remove(positions: readonly Position[]): { deletions: Deletion[]; unsure: Map<number, Position[]> } {
     const gone = new Set(positions);
-    const found = new Set<Position>();
+    const anywhere = new Set<Position>();
     const deletions: Deletion[] = [];
-    for (const week of this.weeks.values()) deletions.push(...week.remove(gone, found));
-    return { deletions, unknown: positions.filter((position) => !found.has(position)) };
+    const foundIn = new Map<WeekView, Set<Position>>();
+    for (const week of this.weeks.values()) {
+      const found = new Set<Position>();
+      deletions.push(...week.remove(gone, found));
+      foundIn.set(week, found);
+      for (const position of found) anywhere.add(position);
+    }
+    const unsure = new Map<number, Position[]>();
+    for (const [week, found] of foundIn) {
+      const missing = positions.filter((p) => !found.has(p) && !(anywhere.has(p) && week.covers(p)));
+      if (missing.length > 0) unsure.set(week.week, missing);
+    }
+    return { deletions, unsure };
   }
 }
 
@@ -95,13 +112,16 @@ export class WeekView {
   readonly week: number;
   /** In order. */
   known: KnownRow[] = [];
-  /** No row that is still to be read lies before it; undefined when there is none. */
-  next: Position | undefined = '';
-  /** Every row up to here is known, from the start of the week if `fromStart`, else from the first known one. */
+  /** No row that is still to be read by a page behind {@link #read} lies before it; undefined when there is none. */
+  #next: Position | undefined = '';
+  /** Where the last page ended. */
+  #read: Position = '';
+  /** Every row behind `from` ('' is the start of the week) up to `through` is known. */
+  #from: Position | undefined;
   #through: Position | undefined;
-  #fromStart = false;
-  /** The youngest timestamp of a row removed: a later deletion that spans an earlier one replaces it. */
-  #removedUs = 0;
+  /** The timestamp of the youngest row removed so far, and that of the last deletion. */
+  #youngestUs = 0;
+  #deletionUs = 0;
 
   constructor(week: number) {
     this.week = week;
@@ -112,15 +132,28 @@ export class WeekView {
     const row = this.known[at];
     if (row?.position === position) row.atUs = Math.max(row.atUs, atUs);
     else this.known.splice(at, 0, { position, atUs });
-    if (this.next === undefined || position < this.next) this.next = position;
+    if (this.#next === undefined || position < this.#next) this.#next = position;
+  }
+
+  /** What a page after `after` needs not look before; undefined when there is nothing for it. */
+  nextOf(after: Position): Position | undefined {
+    return after < this.#read ? after : this.#next;
+  }
+
+  /** The first row of the week was read, or that there is none. */
+  peeked(first: Position | undefined): void {
+    this.#from = '';
+    this.#through = '';
+    const [noted] = this.known;
+    this.#next = first !== undefined && noted && noted.position < first ? noted.position : (first ?? noted?.position);
   }
 
   /** Rows were read: all that follow `after`, up to the last of them. */
   read(after: Position, rows: readonly Omit<Note, 'week'>[]): void {
-    if (after === '') this.#fromStart = true;
-    else if (this.#through === undefined || after > this.#through) {
+    const nothingBetween = this.#from !== undefined && (this.#next === undefined || after < this.#next);
+    if (!nothingBetween && (this.#through === undefined || after > this.#through)) {
       // What lies between is not known: no deletion may span it.
-      this.#fromStart = false;
+      this.#from = after;
       this.known = this.known.slice(this.#indexOf(after));
     }
     for (const row of rows) this.note(row);
@@ -128,11 +161,19 @@ export class WeekView {
     if (this.#through === undefined || last > this.#through) this.#through = last;
   }
 
-  /** What is left to be read after `after`; `all` says that nothing unknown is. */
+  /** A page has been read up to `after`, and of this week there was nothing more to read if `all`. */
   advance(after: Position, all: boolean): void {
+    if (all && after > (this.#through ?? '')) this.#through = after;
     const at = this.#indexOf(after);
     const row = this.known[at]?.position === after ? this.known[at + 1] : this.known[at];
-    this.next = row?.position ?? (all ? undefined : after);
+    this.#next = row?.position ?? (all ? undefined : after);
+    this.#read = after;
+  }
+
+  /** Whether it would be known if there were a row. */
+  covers(position: Position): boolean {
+    if (this.#wasRead(position)) return true;
+    return this.#from !== undefined && position > this.#from && (this.#next === undefined || position < this.#next);
   }
 
   /** Takes the rows of `gone` out of what is known, adds them to `found`, and says what removes them from the table. */
@@ -143,15 +184,9 @@ export class WeekView {
     const close = () => {
       const [first, last] = [run[0], run.at(-1)];
       if (!first || !last) return;
-      const youngest = Math.max(...run.map((row) => row.atUs));
-      this.#removedUs = Math.max(this.#removedUs, youngest);
-      const leads = this.#fromStart && staying.length === 0 && last.position <= (this.#through ?? '');
-      deletions.push({
-        week: this.week,
-        from: leads ? undefined : first.position,
-        through: last.position,
-        atUs: leads ? this.#removedUs : youngest,
-      });
+      const atUs = this.#deletionAfter(Math.max(...run.map((row) => row.atUs)));
+      const leads = this.#from === '' && staying.length === 0 && this.#wasRead(last.position);
+      deletions.push({ week: this.week, from: leads ? undefined : first.position, through: last.position, atUs });
       run = [];
     };
     for (const row of this.known) {
@@ -161,13 +196,29 @@ export class WeekView {
         continue;
       }
       found.add(row.position);
-      // Beyond what was read there may be rows in between.
-      if (run.length > 0 && row.position > (this.#through ?? '')) close();
+      if (!this.#wasRead(row.position)) close();
       run.push(row);
+      // Outside of what was read there may be rows in between.
+      if (!this.#wasRead(row.position)) close();
     }
     close();
     this.known = staying;
     return deletions;
+  }
+
+  /**
+   * The timestamp of the next deletion, younger than the last one: one that spans it replaces it, so that ranges do not pile up.
+   * It stays below that of any row younger than those removed: see {@link ROW_STEP_US}.
+   */
+  #deletionAfter(rowUs: number): number {
+    this.#youngestUs = Math.max(this.#youngestUs, rowUs);
+    const next = Math.max(this.#deletionUs, rowUs) + 1;
+    this.#deletionUs = Math.min(next, this.#youngestUs + ROW_STEP_US - 1);
+    return this.#deletionUs;
+  }
+
+  #wasRead(position: Position): boolean {
+    return this.#from !== undefined && position > this.#from && position <= (this.#through ?? '');
   }
 
   /** Where a position is, or would be. */

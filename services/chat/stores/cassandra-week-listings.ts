@@ -15,7 +15,8 @@ const INBOXES = 'SELECT user_id, device_id FROM inbox_weeks WHERE week = ? AND b
 const WEEKS_OF_DEVICE = 'SELECT week FROM inbox_device_weeks WHERE user_id = ? AND device_id = ?';
 const FORGET_WEEK = 'DELETE FROM inbox_unswept_weeks WHERE part = 0 AND week = ?';
 const FORGET_INBOXES = 'DELETE FROM inbox_weeks WHERE week = ? AND bucket = ?';
-const FORGET_WEEK_OF_DEVICE = 'DELETE FROM inbox_device_weeks WHERE user_id = ? AND device_id = ? AND week = ?';
+const FORGET_WEEK_OF_DEVICE =
+  'DELETE FROM inbox_device_weeks USING TIMESTAMP ? WHERE user_id = ? AND device_id = ? AND week = ?';
 
 interface Inbox {
   readonly userId: string;
@@ -62,11 +63,15 @@ export class WeekListings {
     return rows.map(({ week }) => week);
   }
 
-  /** Takes a week of a device that has no rows any more off the list, some time: where that fails, it is found empty again. */
+  /**
+   * Takes a week of a device that has no rows any more off the list, some time: where that fails, it is found empty again. What
+   * is listed later than a week after that week's end, by whoever has such a clock, stays.
+   */
   remove(inbox: Inbox, week: number): void {
     this.#listed.delete(listing(inbox, week));
-    const { userId, deviceId } = inbox;
-    this.#cassandra.write({ cql: FORGET_WEEK_OF_DEVICE, params: [userId, deviceId, week] }).catch(() => {});
+    const atUs = BigInt((week + 2) * WEEK_MS * 1000);
+    const params = [atUs, inbox.userId, inbox.deviceId, week];
+    this.#cassandra.write({ cql: FORGET_WEEK_OF_DEVICE, params }).catch(() => {});
   }
 
   /** The inboxes listed under weeks before `week`, each once. */

@@ -8,13 +8,16 @@ import {
   type StatusStore,
 } from '@chatmesh/chat';
 import { Cassandra } from '@chatmesh/mesh/cassandra';
-import type { Engine } from './engine.js';
+import type { Engine } from '../contract/engine.js';
 
 /** A keyspace of its own on the cluster that SCYLLA_CONTACT_POINTS names. */
 export function scyllaConfig(keyspace = `test_${randomUUID().replaceAll('-', '')}`): ScyllaConfig {
+  const { SCYLLA_CONTACT_POINTS, SCYLLA_LOCAL_DATACENTER } = process.env;
+  if (!SCYLLA_CONTACT_POINTS || !SCYLLA_LOCAL_DATACENTER)
+    throw new Error('SCYLLA_CONTACT_POINTS and SCYLLA_LOCAL_DATACENTER have to name the Cassandra of these tests');
   return {
-    contactPoints: (process.env.SCYLLA_CONTACT_POINTS ?? '127.0.0.1:9042').split(','),
-    localDatacenter: process.env.SCYLLA_LOCAL_DATACENTER ?? 'datacenter1',
+    contactPoints: SCYLLA_CONTACT_POINTS.split(','),
+    localDatacenter: SCYLLA_LOCAL_DATACENTER,
     keyspace,
     username: process.env.SCYLLA_USERNAME,
     password: process.env.SCYLLA_PASSWORD,
