@@ -1,4 +1,4 @@
-import type { EnvReader } from '@chatmesh/mesh';
+import { type EnvReader, type RedisConfig, readRedisConfig } from '@chatmesh/mesh';
 
 export interface ChatConfig {
   readonly host: string;
@@ -11,6 +11,10 @@ export interface ChatConfig {
   readonly sendBurst: number;
   readonly deliveryRetries: number;
   readonly deliveryRetryMs: number;
+  /** Where the newest rows of inboxes are cached; nowhere when undefined. */
+  readonly redis?: RedisConfig | undefined;
+  /** How many rows of a device are cached; 0 is off. */
+  readonly redisInboxRows: number;
 }
 
 /** Reads the chat service's variables; problems are reported by the reader. */
@@ -26,5 +30,7 @@ export function readConfig(env: EnvReader): ChatConfig {
     sendBurst: env.int('SEND_BURST', 1000, { min: 1, max: 1_000_000 }),
     deliveryRetries: env.int('DELIVERY_RETRIES', 3, { min: 0, max: 20 }),
     deliveryRetryMs: env.int('DELIVERY_RETRY_MS', 10_000, { min: 10, max: 600_000 }),
+    redis: readRedisConfig(env),
+    redisInboxRows: env.int('REDIS_INBOX_ROWS', 500, { min: 0, max: 10_000 }),
   };
 }

@@ -105,9 +105,11 @@ export class ChatService implements Service {
   }
 
   /**
-   * Opens the stores under `DATA_DIR/chat`.
+   * Opens the stores under `DATA_DIR/chat`, and the cache of inboxes where Redis has an address. A Redis that does not answer
+   * is done without.
    *
-   * @throws MeshError `failed_precondition` naming the file when another process holds them or a data file is damaged.
+   * @throws MeshError `failed_precondition` naming the file when another process holds them or a data file is damaged, and
+   * saying what to change when Redis refuses this client.
    */
   static async create(
     config: ChatConfig,
@@ -131,13 +133,18 @@ export class ChatService implements Service {
       const presence =
         overrides.presence ??
         closing(close, new GrpcSessions({ address: config.presenceAddress, logger: deps.logger }));
-      return new ChatService(
+      let service: ChatService | undefined;
+      const tenureOf = (userId: string) => service?.owner.tenureOf(userId);
+      const inbox =
+        overrides.inbox ??
+        disposing(close, await cached(new LmdbInboxStore(environment), config, { ...deps, tenureOf }));
+      service = new ChatService(
         config,
         {
           ...deps,
           log,
           deadLetters,
-          inbox: overrides.inbox ?? new LmdbInboxStore(environment),
+          inbox,
           statuses: overrides.statuses ?? new LmdbStatusStore(environment),
           directory,
           presence,
@@ -152,6 +159,7 @@ export class ChatService implements Service {
         },
         close,
       );
+      return service;
     } catch (error) {
       for (const release of close.reverse()) await release();
       throw error;
@@ -208,6 +216,22 @@ function closing<T extends { close(): void }>(close: (() => unknown)[], closable
 function disposing<T extends AsyncDisposable>(close: (() => unknown)[], disposable: T): T {
   close.push(() => disposable[Symbol.asyncDispose]());
   return disposable;
+}
+
+/** Puts the cache before an inbox store where Redis has an address. */
+async function cached(
+  inbox: InboxStore,
+  { redis: redisConfig, redisInboxRows: maxRows }: ChatConfig,
+  deps: { logger: Logger; metrics: Metrics; tenureOf: (userId: string) => number | undefined },
+): Promise<InboxStore> {
+  if (!redisConfig || maxRows === 0) return inbox;
+  // Loaded only where it is used: the driver costs memory and time at start.
+  const { RedisClient } = await import('@chatmesh/mesh/redis');
+  const { CachedInboxStore } = await import('./stores/cached-inbox-store.js');
+  const store = new CachedInboxStore(inbox, { ...deps, maxRows, redis: await RedisClient.open(redisConfig, deps) });
+  const name = 'chatmesh_inbox_pages_from_cache';
+  deps.metrics.gauge({ name, help: 'Pages of inboxes that came from Redis since the start.' }, () => store.hits);
+  return store;
 }
 
 /** The key of the fingerprints in status records, made at the first start and kept beside the data. */
