@@ -1,4 +1,4 @@
-import type { EnvReader } from '@chatmesh/mesh';
+import { type EnvReader, type RedisConfig, readRedisConfig } from '@chatmesh/mesh';
 import type { CassandraOptions } from '@chatmesh/mesh/cassandra';
 
 export interface ChatConfig {
@@ -18,6 +18,10 @@ export interface ChatConfig {
   readonly pulsar: PulsarConfig | undefined;
   /** Inboxes and status records are embedded without it. */
   readonly scylla: ScyllaConfig | undefined;
+  /** Where the newest rows of inboxes are cached; nowhere when undefined. */
+  readonly redis?: RedisConfig | undefined;
+  /** How many rows of a device are cached; 0 is off. */
+  readonly redisInboxRows: number;
 }
 
 export interface ScyllaConfig extends CassandraOptions {
@@ -72,6 +76,8 @@ export function readConfig(env: EnvReader): ChatConfig {
     fingerprintKey: readFingerprintKey(env, pulsar !== undefined || scylla !== undefined),
     pulsar,
     scylla,
+    redis: readRedisConfig(env),
+    redisInboxRows: env.int('REDIS_INBOX_ROWS', 500, { min: 0, max: 10_000 }),
   };
 }
 

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { acquireLock, type Logger, MeshError, untilAvailable } from '@chatmesh/mesh';
+import { acquireLock, type Logger, MeshError, type Metrics, untilAvailable } from '@chatmesh/mesh';
 import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import type { ChatConfig, PulsarConfig, ScyllaConfig } from './config.js';
 import type { InboxStore } from './stores/inbox-store.js';
@@ -20,6 +20,15 @@ export interface Stores {
 }
 
 type Closing = (() => Promise<unknown> | unknown)[];
+
+interface OpenOptions {
+  readonly logger: Logger;
+  readonly metrics: Metrics;
+  readonly signal: AbortSignal;
+  readonly closing: Closing;
+  /** As the cache of inboxes needs it. */
+  readonly tenureOf: (userId: string) => number | undefined;
+}
 
 const KEY_BYTES = 32;
 
@@ -53,7 +62,7 @@ export async function openStores(
   config: ChatConfig,
   environment: LmdbEnvironment | undefined,
   overrides: Partial<Stores>,
-  { logger, signal, closing }: { logger: Logger; signal: AbortSignal; closing: Closing },
+  { logger, metrics, signal, closing, tenureOf }: OpenOptions,
 ): Promise<Stores> {
   const opened = { ...overrides };
   if (config.pulsar && !(opened.log && opened.deadLetters)) {
@@ -77,7 +86,25 @@ export async function openStores(
     opened.log ??= disposing(closing, LmdbMessageLog.open(environment, 'log', { recordsTogether }));
     opened.deadLetters ??= disposing(closing, LmdbMessageLog.open(environment, 'dead'));
   }
+  if (opened.inbox && !overrides.inbox)
+    opened.inbox = await cached(opened.inbox, config, { logger, metrics, closing, tenureOf });
   return opened as Stores;
+}
+
+/** Puts the cache before an inbox store where Redis has an address. A Redis that does not answer is done without. */
+async function cached(
+  inbox: InboxStore,
+  { redis: redisConfig, redisInboxRows: maxRows }: ChatConfig,
+  { logger, metrics, closing, tenureOf }: Omit<OpenOptions, 'signal'>,
+): Promise<InboxStore> {
+  if (!redisConfig || maxRows === 0) return inbox;
+  const { RedisClient } = await import('@chatmesh/mesh/redis');
+  const { CachedInboxStore } = await import('./stores/cached-inbox-store.js');
+  const redis = await RedisClient.open(redisConfig, { logger });
+  const store = disposing(closing, new CachedInboxStore(inbox, { redis, maxRows, tenureOf, logger }));
+  const name = 'chatmesh_inbox_pages_from_cache';
+  metrics.gauge({ name, help: 'Pages of inboxes that came from Redis since the start.' }, () => store.hits);
+  return store;
 }
 
 /** The key of the fingerprints in status records: all routers on the same stores need the same one. */

@@ -69,7 +69,8 @@ export class ChatService implements Service {
   /**
    * Opens the embedded stores, where some are used, under `DATA_DIR/chat`; real engines are connected to at the start.
    *
-   * @throws MeshError `failed_precondition` naming the file when another process holds them or a data file is damaged.
+   * @throws MeshError `failed_precondition` naming the file when another process holds them or a data file is damaged, and
+   * saying what to change when Redis refuses this client.
    */
   static async create(
     config: ChatConfig,
@@ -165,8 +166,10 @@ export class ChatService implements Service {
     const closing = this.#closing;
     const stores = await openStores(config, this.#environment, overrides, {
       logger,
+      metrics,
       signal: this.#stopping.signal,
       closing,
+      tenureOf: (userId) => this.#router?.owner.tenureOf(userId),
     });
     const now = monotonic(overrides.now ?? Date.now);
     const directory = new CachedDirectory(

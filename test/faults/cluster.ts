@@ -8,8 +8,8 @@ import { promisify } from 'node:util';
 import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
 import { createClient, createLogger } from '@chatmesh/mesh';
 import { Cassandra, Postgres, Pulsar, Redis } from '#engines';
+import { CuttableWire } from '../cuttable-wire.js';
 import { freePorts, MeshProcess, type ServiceName, type TestUser } from '../mesh.js';
-import { CuttableWire } from './cuttable-wire.js';
 
 const MIGRATE = fileURLToPath(new URL('../../../services/dist/migrate.js', import.meta.url));
 const CLOCK_SKEW = new URL('../../faults/clock-skew.mjs', import.meta.url).href;

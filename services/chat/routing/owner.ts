@@ -125,6 +125,11 @@ export class Owner {
     return this.#consumer?.unacknowledged ?? 0;
   }
 
+  /** The tenure in which a user is owned here; undefined where the user has no actor. */
+  tenureOf(userId: string): number | undefined {
+    return this.#recipients.get(userId)?.tenure;
+  }
+
   /** Joins the log's consumers. */
   async start(): Promise<void> {
     const { log, deadLetters, options } = this.#deps;

@@ -6,6 +6,7 @@ export class CuttableWire implements AsyncDisposable {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
   #cut = false;
+  #refusing = false;
 
   private constructor(server: Server) {
     this.#server = server;
@@ -13,11 +14,11 @@ export class CuttableWire implements AsyncDisposable {
 
   static async to(port: number): Promise<CuttableWire> {
     const server = createServer();
-    const proxy = new CuttableWire(server);
-    server.on('connection', (near) => proxy.#join(near, connect(port, '127.0.0.1')));
+    const wire = new CuttableWire(server);
+    server.on('connection', (near) => wire.#join(near, connect(port, '127.0.0.1')));
     server.listen(0, '127.0.0.1');
     await once(server, 'listening');
-    return proxy;
+    return wire;
   }
 
   get port(): number {
@@ -30,15 +31,26 @@ export class CuttableWire implements AsyncDisposable {
     for (const socket of this.#sockets) socket.pause();
   }
 
-  /** What was on its way when the wire was cut is gone with its connection. */
+  /** Ends all connections, and new ones as soon as they come. */
+  refuse(): void {
+    this.#refusing = true;
+    this.#destroyAll();
+  }
+
+  /** What was on its way is gone with its connection. */
   mend(): void {
     this.#cut = false;
-    for (const socket of this.#sockets) socket.destroy();
+    this.#refusing = false;
+    this.#destroyAll();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const socket of this.#sockets) socket.destroy();
+    this.#destroyAll();
     await new Promise((resolve) => this.#server.close(resolve));
+  }
+
+  #destroyAll(): void {
+    for (const socket of this.#sockets) socket.destroy();
   }
 
   #join(near: Socket, far: Socket): void {
@@ -61,5 +73,6 @@ export class CuttableWire implements AsyncDisposable {
       });
       if (this.#cut) socket.pause();
     }
+    if (this.#refusing) near.destroy();
   }
 }

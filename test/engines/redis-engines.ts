@@ -1,0 +1,34 @@
+import type { InboxStore } from '@chatmesh/chat';
+import { CachedInboxStore } from '@chatmesh/chat/redis';
+import { createLogger, EnvReader, readRedisConfig } from '@chatmesh/mesh';
+import { RedisClient } from '@chatmesh/mesh/redis';
+import type { Engine } from '../contract/engine.js';
+import { lmdbInboxStore } from '../contract/lmdb-engines.js';
+
+const logger = createLogger({ name: 'test', level: 'silent' });
+
+/** A client of the Redis at `url`, with keys of its own. */
+export async function redisClient(url: string, prefix: string): Promise<RedisClient> {
+  const config = readRedisConfig(new EnvReader({ REDIS_URL: url, REDIS_PREFIX: prefix }));
+  if (!config) throw new Error('no address of Redis');
+  return await RedisClient.open(config, { logger });
+}
+
+/** LMDB, and before it the Redis of REDIS_URL, as a router has them that owns every user all the time. */
+export const cachedInboxStore: Engine<InboxStore> = {
+  module: import.meta.url,
+  exported: 'cachedInboxStore',
+  place: () => lmdbInboxStore.place(),
+  async open(location) {
+    const inner = await lmdbInboxStore.open(location);
+    const redis = await redisClient(process.env.REDIS_URL ?? 'redis://127.0.0.1:6379', `test:${location}:`);
+    const store = new CachedInboxStore(inner.store, { redis, maxRows: 500, tenureOf: () => 1, logger });
+    return {
+      store,
+      async close() {
+        await store[Symbol.asyncDispose]();
+        await inner.close();
+      },
+    };
+  },
+};
