@@ -37,6 +37,8 @@ const SEND_TIMEOUT_MS = 5_000;
 const BATCHING_DELAY_MS = 1;
 const BATCHING_MAX_MESSAGES = 1_000;
 const MAX_PENDING = 20_000;
+/** The client asks for a redelivery after so long, and not sooner than this. */
+const REDELIVER_MS = 100;
 const RECEIVER_QUEUE = 500;
 const RECEIVER_QUEUE_ALL = 10_000;
 const BATCH_RECEIVE = { maxNumMessages: 500, maxNumBytes: 1024 * 1024, timeoutMs: 5 };
@@ -113,6 +115,7 @@ export class PulsarClient {
         consumerName,
         subscriptionInitialPosition: 'Earliest',
         batchIndexAckEnabled: true,
+        nAckRedeliverTimeoutMs: REDELIVER_MS,
         receiverQueueSize: RECEIVER_QUEUE,
         receiverQueueSizeAcrossPartitions: RECEIVER_QUEUE_ALL,
         batchReceivePolicy: BATCH_RECEIVE,
@@ -194,6 +197,14 @@ export class PulsarSubscription {
   acknowledge(message: ReceivedMessage): void {
     // What is not taken comes again.
     this.#consumer.acknowledgeId(message.handle as Pulsar.MessageId).catch(() => {});
+  }
+
+  /**
+   * Asks for everything of a message's partition that is not acknowledged once more, in order; the broker does nothing when
+   * the partition is somebody else's. On a Failover subscription a negative acknowledgement means just that.
+   */
+  redeliver(message: ReceivedMessage): void {
+    this.#consumer.negativeAcknowledgeId(message.handle as Pulsar.MessageId);
   }
 
   /** Leaves; what is not acknowledged goes to others. */

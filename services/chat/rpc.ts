@@ -14,7 +14,7 @@ import {
 import { LogEventWire, MessagePayloadWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { SubmitResultWire } from '@chatmesh/gen/wire/chat/v1/router';
 import { type BidiCall, MeshError, type ServiceImpl } from '@chatmesh/mesh';
-import { confirmableId } from './domain/events.js';
+import { confirmableId, confirmationOf } from './domain/events.js';
 import { isUuid, UNCLAIMED_DEVICE } from './domain/ids.js';
 import type { CachedDirectory } from './routing/directory.js';
 import { EdgeLink } from './routing/edge-link.js';
@@ -123,13 +123,7 @@ export function internalRpc({
       const unknown = new Set(notFound);
       const events: LogEvent[] = [];
       const add = (status: MessageStatus, confirmedIds: string[]) => {
-        if (confirmedIds.length === 0) return;
-        events.push(
-          create(LogEventSchema, {
-            userId,
-            kind: { case: 'confirmation', value: { deviceId, status, ids: confirmedIds } },
-          }),
-        );
+        if (confirmedIds.length > 0) events.push(confirmationOf(userId, { deviceId, status, ids: confirmedIds }));
       };
       for (const { status, serverMessageIds } of receipts) {
         add(

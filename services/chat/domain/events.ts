@@ -1,5 +1,6 @@
+import { create } from '@bufbuild/protobuf';
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
-import type { LogEvent, MessageEvent, ReceiptEvent } from '@chatmesh/gen/chat/v1/log';
+import { type LogEvent, LogEventSchema, type MessageEvent, type ReceiptEvent } from '@chatmesh/gen/chat/v1/log';
 import { LogEventWire, ReceiptEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { receiptEventId } from './ids.js';
 

@@ -70,7 +70,10 @@ export class EdgeLink {
 
   /** Tells the edge that somebody else owns a session's user now. What the device confirms until it is attached there is late. */
   disown(session: number): void {
-    this.#out().released.push(session);
+    const frame = this.#out();
+    // The edge takes what is released for older than what is attached.
+    frame.attach = frame.attach.filter((attach) => attach.session !== session);
+    frame.released.push(session);
   }
 
   /** Gives a session up without ending it. */

@@ -1,7 +1,7 @@
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import type { Confirmation } from '@chatmesh/gen/chat/v1/router';
 import { type Logger, type MeshError, sleep } from '@chatmesh/mesh';
-import { type ReceiptSubject, receiptOf } from '../domain/events.js';
+import { confirmationOf, type ReceiptSubject, receiptOf } from '../domain/events.js';
 import { RecentIds } from '../domain/recent-ids.js';
 import type { InboxStore } from '../stores/inbox-store.js';
 import type { LogConsumer, LogRecord, MessageLog, Position } from '../stores/message-log.js';
@@ -187,6 +187,10 @@ export class Owner {
     for (const { session, status, ids } of confirmations) {
       const device = link.sessions.get(session);
       if (!device) continue;
+      if (device.recipient.abandoned) {
+        late.push(this.#passOn(device, status, ids));
+        continue;
+      }
       const waiting = device.recipient.confirm(device, status, ids);
       if (!waiting) continue;
       late.push(
@@ -197,6 +201,14 @@ export class Owner {
     }
     if (late.length > 0) await Promise.all(late);
     await this.#ledger.barrier();
+  }
+
+  /** The user has another owner: the log knows which. */
+  #passOn(device: Device, status: MessageStatus, ids: string[]): Promise<void> {
+    const event = confirmationOf(device.recipient.userId, { deviceId: device.id, status, ids });
+    return this.whileUnavailable(async () => {
+      await this.#deps.log.publish([event]);
+    });
   }
 
   // What recipients need.

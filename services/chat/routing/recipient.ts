@@ -68,6 +68,11 @@ export class Recipient {
     return true;
   }
 
+  /** The user is another owner's. */
+  get abandoned(): boolean {
+    return this.#abandoned;
+  }
+
   /** Loads what the stores know of the user; records wait meanwhile. */
   async load(): Promise<void> {
     const { user, sessions } = await this.#owner.lookUp(this.userId);

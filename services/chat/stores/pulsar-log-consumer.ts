@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto';
 import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { type Logger, MeshError, sleep, toMeshError } from '@chatmesh/mesh';
@@ -14,6 +13,10 @@ const HOLD_MS = 2_500;
 /** The client waits up to a minute between its attempts to reconnect; so long it may try alone. */
 const PATIENCE_MS = 2_000;
 const RETRY_MS = 500;
+/** A partition whose first claim has not come back by then may not be ours. */
+const FIRST_CLAIM_MS = 5_000;
+/** A redelivery takes some tenths of a second; a broker that had the partition elsewhere has to be asked again. */
+const ASK_AGAIN_MS = 1_000;
 /** The client gathers acknowledgements for 100 ms and does not tell when the broker has them. */
 const ACKNOWLEDGED_MS = 500;
 /** Tenures of one partition of which it is remembered what was received. */
@@ -23,10 +26,14 @@ const MAX_BUFFERED = 50_000;
 /** What begins a message that is no event: 0 is no tag of a protobuf field. */
 const NO_EVENT = 0;
 const CLAIM = 'c'.charCodeAt(0);
+/** Takes back all claims of a consumer. */
+const RELEASE = 'r'.charCodeAt(0);
 /** A message that only shows that publishing works. */
 export const PROBE: Uint8Array = Buffer.from([NO_EVENT, 'p'.charCodeAt(0)]);
 
 export interface PulsarLogConsumerDeps {
+  /** Tells the consumer apart from all others, and has no slash. */
+  readonly id: string;
   readonly subscribe: () => Promise<PulsarSubscription>;
   /** Publishes to a partition; resolves when it is durable. */
   readonly publish: (partition: number, data: Uint8Array) => Promise<unknown>;
@@ -64,15 +71,24 @@ interface OwnedPartition {
   state: 'claiming' | 'waiting' | 'owned';
   /** Received and not acknowledged, so that whoever gets the partition next gets this before anything new. */
   held: ReceivedMessage | undefined;
-  /** Claims that came before the own one. */
+  /** Claims and releases that came before the own claim. */
   stale: ReceivedMessage[];
-  /** One of them is another consumer's. */
-  hadOwner: boolean;
+  /** Who has claimed the partition before, and has not released it. */
+  readonly formerOwners: Set<string>;
+  /** In which tenures that was. */
+  readonly formerTenures: Set<string>;
   /** The claim that has not come back, and when it was published. */
   pending: { readonly nonce: string; readonly atMs: number } | undefined;
   leaseEndsMs: number;
+  latest: ReceivedMessage;
   /** Received and not handed out yet. */
   buffer: Outstanding[];
+}
+
+/** A partition that cannot be vouched for any more: nothing of it counts until something comes a second time. */
+interface LapsedPartition {
+  last: Position;
+  askedAtMs: number;
 }
 
 let tenures = 0;
@@ -84,19 +100,17 @@ let tenures = 0;
  * The client says neither when a partition comes nor when it goes, for a lost connection is mended silently, and the broker
  * does not wait for the former owner. So ownership is a lease that is read from the partition itself: its owner publishes
  * *claims* and acts only as long as one that has come back is young enough; whoever gets the partition next waits until the
- * former lease must have run out. The last claim stays unacknowledged, so that it is the first that the next owner is
+ * former lease must have run out, unless a *release* tells that it was given back. The last claim stays unacknowledged, so that it is the first that the next owner is
  * handed; and a message that comes a second time says that the partition may have been elsewhere in between.
  */
 export class PulsarLogConsumer implements LogConsumer {
   readonly #deps: PulsarLogConsumerDeps;
-  /** Begins the nonces of this consumer's claims. */
-  readonly #id = randomUUID();
+  readonly #id: string;
   #claims = 0;
   readonly #owned = new Map<number, OwnedPartition>();
   /** By partition, the latest last. */
   readonly #earlier = new Map<number, Received[]>();
-  /** Partitions whose lease ran out while they were ours, with the last position received of them. */
-  readonly #lapsed = new Map<number, Position>();
+  readonly #lapsed = new Map<number, LapsedPartition>();
   #subscription: PulsarSubscription;
   /** Grows with each subscription: what was received through an earlier one is worth nothing. */
   #generation = 0;
@@ -111,6 +125,7 @@ export class PulsarLogConsumer implements LogConsumer {
 
   private constructor(deps: PulsarLogConsumerDeps, subscription: PulsarSubscription) {
     this.#deps = deps;
+    this.#id = deps.id;
     this.#subscription = subscription;
   }
 
@@ -152,11 +167,13 @@ export class PulsarLogConsumer implements LogConsumer {
     this.#deps.closed();
     clearInterval(this.#timer);
     this.#room?.();
-    for (const { held, received } of this.#owned.values()) {
-      // Nothing is left that the next owner would have to wait for.
-      if (held && received.open.size === 0) this.#subscription.acknowledge(held);
-    }
+    const owned = [...this.#owned];
     this.#endAll();
+    // The next owner need not wait for the lease to end.
+    const releases = owned
+      .filter(([, { state }]) => state === 'owned')
+      .map(([partition]) => this.#publish(partition, RELEASE, this.#id).catch(() => {}));
+    await Promise.all(releases);
     await this.#subscription.close();
   }
 
@@ -187,12 +204,17 @@ export class PulsarLogConsumer implements LogConsumer {
   #take(message: ReceivedMessage): void {
     const { partition, data } = message;
     const position = this.#deps.positionOf(message.place);
-    const owned = this.#ownedAt(partition, position, isClaim(data) && !this.#isOwn(data));
+    const owned = this.#ownedAt(message, position);
     if (!owned) return;
     owned.received.last = position;
+    owned.latest = message;
     if (data[0] === NO_EVENT) {
       if (data[1] === CLAIM) this.#claimed(owned, message);
-      else this.#subscription.acknowledge(message);
+      else {
+        owned.formerOwners.delete(consumerOf(data));
+        owned.stale.push(message);
+        if (owned.state === 'waiting' && owned.formerOwners.size === 0) owned.state = 'owned';
+      }
       return;
     }
     if (this.#isDone(partition, position)) {
@@ -215,36 +237,51 @@ export class PulsarLogConsumer implements LogConsumer {
     this.#buffered++;
   }
 
-  /** The partition as it is with a message that has come; undefined when everything has to begin anew. */
-  #ownedAt(partition: number, position: Position, foreignClaim: boolean): OwnedPartition | undefined {
+  /** The partition as it is with a message that has come; undefined when the message does not count. */
+  #ownedAt(message: ReceivedMessage, position: Position): OwnedPartition | undefined {
+    const { partition } = message;
     const owned = this.#owned.get(partition);
+    if (owned && position > owned.received.last) return owned;
     // What comes a second time may have been given to somebody else in between.
-    if (owned && position <= owned.received.last) this.#end(partition, owned);
-    else if (owned) return owned;
+    if (owned) this.#end(partition, owned);
     const lapsed = this.#lapsed.get(partition);
-    this.#lapsed.delete(partition);
-    if (lapsed !== undefined && position > lapsed && !foreignClaim) {
-      // It was ours all the time, and what was given up will not come again by itself.
-      void this.#renew('a claim was slow to come back');
+    if (lapsed && position > lapsed.last) {
+      lapsed.last = position;
+      if (performance.now() - lapsed.askedAtMs > ASK_AGAIN_MS) this.#lapse(message, position);
       return undefined;
     }
-    return this.#begin(partition, position);
+    this.#lapsed.delete(partition);
+    return this.#begin(message, position);
   }
 
-  #begin(partition: number, position: Position): OwnedPartition {
+  /** Begins anew with a partition, if it is still ours. */
+  #giveUp(owned: OwnedPartition): void {
+    this.#end(owned.latest.partition, owned);
+    this.#lapse(owned.latest, owned.received.last);
+  }
+
+  /** Asks for everything of a partition that is not acknowledged once more, if the partition is still ours. */
+  #lapse(message: ReceivedMessage, last: Position): void {
+    this.#lapsed.set(message.partition, { last, askedAtMs: performance.now() });
+    this.#subscription.redeliver(message);
+  }
+
+  #begin(message: ReceivedMessage, position: Position): OwnedPartition {
     const owned: OwnedPartition = {
       tenure: ++tenures,
       received: { first: position, last: position, open: new Map() },
       state: 'claiming',
       held: undefined,
       stale: [],
-      hadOwner: false,
+      formerOwners: new Set(),
+      formerTenures: new Set(),
       pending: undefined,
-      leaseEndsMs: 0,
+      leaseEndsMs: performance.now() + FIRST_CLAIM_MS,
+      latest: message,
       buffer: [],
     };
-    this.#owned.set(partition, owned);
-    this.#claim(partition, owned);
+    this.#owned.set(message.partition, owned);
+    this.#claim(message.partition, owned);
     return owned;
   }
 
@@ -277,19 +314,26 @@ export class PulsarLogConsumer implements LogConsumer {
   /** A claim has come, of whomever. */
   #claimed(owned: OwnedPartition, message: ReceivedMessage): void {
     const { pending } = owned;
-    if (nonceOf(message.data) !== pending?.nonce) {
+    if (textOf(message.data) !== pending?.nonce) {
       owned.stale.push(message);
-      if (this.#isOwn(message.data)) return;
-      owned.hadOwner = true;
-      // Somebody has owned the partition since it was ours, and nothing has told of it.
-      if (owned.state !== 'claiming') void this.#renew('a partition has had another owner');
+      const consumer = consumerOf(message.data);
+      if (consumer === this.#id) return;
+      const tenure = tenureOf(message.data);
+      if (owned.state === 'claiming') {
+        owned.formerOwners.add(consumer);
+        owned.formerTenures.add(tenure);
+      } else if (!owned.formerTenures.has(tenure)) {
+        // No late claim of a former owner: somebody has had the partition since, and nothing has told of it.
+        this.#giveUp(owned);
+      }
       return;
     }
     owned.pending = undefined;
     owned.leaseEndsMs = pending.atMs + LEASE_MS;
     if (owned.state === 'claiming') {
-      owned.state = owned.hadOwner ? 'waiting' : 'owned';
-      if (owned.hadOwner) setTimeout(() => this.#waited(owned), pending.atMs + HOLD_MS - performance.now()).unref();
+      owned.state = owned.formerOwners.size > 0 ? 'waiting' : 'owned';
+      if (owned.state === 'waiting')
+        setTimeout(() => this.#waited(owned), pending.atMs + HOLD_MS - performance.now()).unref();
     }
     for (const old of owned.stale) this.#subscription.acknowledge(old);
     owned.stale = [];
@@ -329,10 +373,8 @@ export class PulsarLogConsumer implements LogConsumer {
     if (this.#subscription.connected) this.#downSinceMs = undefined;
     else this.#downSinceMs ??= nowMs;
     for (const [partition, owned] of [...this.#owned]) {
-      if (owned.state !== 'claiming' && nowMs > owned.leaseEndsMs) {
-        this.#lapsed.set(partition, owned.received.last);
-        this.#end(partition, owned);
-      } else if (!owned.pending) this.#claim(partition, owned);
+      if (nowMs > owned.leaseEndsMs) this.#giveUp(owned);
+      else if (!owned.pending) this.#claim(partition, owned);
     }
     if (this.#downSinceMs !== undefined && nowMs - this.#downSinceMs > PATIENCE_MS)
       void this.#renew('the connection was lost');
@@ -340,16 +382,15 @@ export class PulsarLogConsumer implements LogConsumer {
   }
 
   #claim(partition: number, owned: OwnedPartition): void {
-    const claim = { nonce: `${this.#id}/${++this.#claims}`, atMs: performance.now() };
+    const claim = { nonce: `${this.#id}/${owned.tenure}/${++this.#claims}`, atMs: performance.now() };
     owned.pending = claim;
-    const data = Buffer.concat([Buffer.from([NO_EVENT, CLAIM]), Buffer.from(claim.nonce, 'latin1')]);
-    this.#deps.publish(partition, data).catch(() => {
+    this.#publish(partition, CLAIM, claim.nonce).catch(() => {
       if (owned.pending === claim) owned.pending = undefined;
     });
   }
 
-  #isOwn(claim: Buffer): boolean {
-    return nonceOf(claim).startsWith(this.#id);
+  #publish(partition: number, kind: number, text: string): Promise<unknown> {
+    return this.#deps.publish(partition, Buffer.concat([Buffer.from([NO_EVENT, kind]), Buffer.from(text, 'latin1')]));
   }
 
   /** Begins anew with another subscription: whatever was out belongs to whoever gets it next. */
@@ -377,10 +418,17 @@ export class PulsarLogConsumer implements LogConsumer {
   }
 }
 
-function isClaim(data: Buffer): boolean {
-  return data[0] === NO_EVENT && data[1] === CLAIM;
+function textOf(data: Buffer): string {
+  return data.toString('latin1', 2);
 }
 
-function nonceOf(claim: Buffer): string {
-  return claim.toString('latin1', 2);
+/** Who has published a claim or a release. */
+function consumerOf(data: Buffer): string {
+  return textOf(data).split('/', 1)[0] as string;
+}
+
+/** In which of its tenures. */
+function tenureOf(claim: Buffer): string {
+  const text = textOf(claim);
+  return text.slice(0, text.lastIndexOf('/'));
 }

@@ -97,8 +97,10 @@ export class PulsarMessageLog implements MessageLog {
   }
 
   async consume(handle: (records: LogRecord[]) => void, options: ConsumeOptions): Promise<LogConsumer> {
+    const id = randomUUID();
     const consumer = await PulsarLogConsumer.join({
-      subscribe: () => this.#client.subscribe(this.#options.topic, SUBSCRIPTION, randomUUID()),
+      id,
+      subscribe: () => this.#client.subscribe(this.#options.topic, SUBSCRIPTION, id),
       publish: (partition, data) => this.#send(partition, data),
       positionOf: (place) => this.#positionOf(place),
       logger: this.#options.logger,

@@ -162,6 +162,22 @@ export class RouterStream {
     this.#confirming.push({ session, status, ids: confirmation.ids });
   }
 
+  /** Takes back what these sessions confirmed and the router has not reported to be durable: it is another router's affair now. */
+  takeBack(sessions: ReadonlySet<Session>): UntakenConfirmation[] {
+    const back: UntakenConfirmation[] = [];
+    const keep = (confirmation: UntakenConfirmation) => {
+      if (!sessions.has(confirmation.session)) return true;
+      back.push(confirmation);
+      return false;
+    };
+    this.#untaken = this.#untaken.map(({ sequence, confirmations }) => ({
+      sequence,
+      confirmations: confirmations.filter(keep),
+    }));
+    this.#confirming = this.#confirming.filter(keep);
+    return back;
+  }
+
   /** Ends the stream for good. */
   close(): void {
     this.#closed = true;

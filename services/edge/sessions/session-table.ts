@@ -221,7 +221,8 @@ export class SessionTable implements RouterListener {
 
   response(stream: RouterStream, response: RouteResponse): void {
     this.#release();
-    for (const { session: number, withoutOpening } of response.attach) this.#attach(stream, number, withoutOpening);
+    if (response.released.length > 0) this.#released(stream, response.released);
+    if (response.attach.length > 0) this.#takeOver(stream, response.attach);
     for (const push of response.pushes) {
       const event = push.caughtUp ? undefined : LogEventWire.decode(push.event);
       for (const number of push.sessions) this.#push(stream, number, event);
@@ -231,12 +232,6 @@ export class SessionTable implements RouterListener {
       if (session)
         this.refuse(session, new MeshError('not_found', `not sent to this user: ${serverMessageIds.join(', ')}`), '');
     }
-    for (const number of response.released) {
-      const session = this.#sessions.get(number);
-      if (session?.owner !== stream) continue;
-      session.owner = undefined;
-      this.#announce(session, true);
-    }
     for (const { session: number, code, reason } of response.close) {
       const session = this.#sessions.get(number);
       if (!session) continue;
@@ -245,14 +240,46 @@ export class SessionTable implements RouterListener {
     }
   }
 
+  /** A router has lost sessions to another one. */
+  #released(stream: RouterStream, numbers: readonly number[]): void {
+    const released = new Set<Session>();
+    for (const number of numbers) {
+      const session = this.#sessions.get(number);
+      if (session?.owner === stream) released.add(session);
+    }
+    this.#orphan(stream, released);
+    for (const session of released) this.#announce(session, true);
+  }
+
+  /** A router takes sessions, from others that may not know yet. */
+  #takeOver(stream: RouterStream, attaches: RouteResponse['attach']): void {
+    const byOwner = new Map<RouterStream, Set<Session>>();
+    for (const { session: number } of attaches) {
+      const session = this.#sessions.get(number);
+      if (!session?.owner || session.owner === stream) continue;
+      const taken = byOwner.get(session.owner);
+      if (taken) taken.add(session);
+      else byOwner.set(session.owner, new Set([session]));
+    }
+    for (const [owner, sessions] of byOwner) {
+      this.#orphan(owner, sessions);
+      for (const { number } of sessions) owner.attachResult(number, false);
+    }
+    for (const { session: number, withoutOpening } of attaches) this.#attach(stream, number, withoutOpening);
+  }
+
+  /** What the sessions confirmed to an owner that may have lost them is for the next one. */
+  #orphan(owner: RouterStream, sessions: ReadonlySet<Session>): void {
+    for (const session of sessions) session.owner = undefined;
+    for (const { session, status, ids } of owner.takeBack(sessions)) this.#keep(session, status, ids);
+  }
+
   #attach(stream: RouterStream, number: number, withoutOpening: boolean): void {
     const session = this.#sessions.get(number);
     if (!session) {
       stream.attachResult(number, false);
       return;
     }
-    // The last attach wins; the owner before must not go on as if it had the session.
-    if (session.owner && session.owner !== stream) session.owner.attachResult(number, false);
     session.owner = stream;
     const { kept } = session;
     session.kept = undefined;
