@@ -26,6 +26,18 @@ export interface ReceiptSubject {
   readonly senderId: string;
 }
 
+/** The event that tells the owner of a user what one of the user's devices has confirmed, where no session of it can. */
+export function confirmationOf(
+  userId: string,
+  confirmed: { deviceId: string; status: MessageStatus; ids: readonly string[] },
+): LogEvent {
+  const { deviceId, status, ids } = confirmed;
+  return create(LogEventSchema, {
+    userId,
+    kind: { case: 'confirmation', value: { deviceId, status, ids: [...ids] } },
+  });
+}
+
 /** The event that tells the sender of a message what became of it. The same status always has the same event_id. */
 export function receiptOf(subject: ReceiptSubject, status: MessageStatus, atMs: number, code = ''): LogEvent {
   const receipt = ReceiptEventWire.create();
