@@ -38,7 +38,7 @@ const BATCHING_DELAY_MS = 1;
 const BATCHING_MAX_MESSAGES = 1_000;
 const MAX_PENDING = 20_000;
 /** The client asks for a redelivery after so long, and not sooner than this. */
-const REDELIVER_MS = 100;
+const REDELIVER_MS = 250;
 const RECEIVER_QUEUE = 500;
 const RECEIVER_QUEUE_ALL = 10_000;
 const BATCH_RECEIVE = { maxNumMessages: 500, maxNumBytes: 1024 * 1024, timeoutMs: 5 };

@@ -93,7 +93,8 @@ export const BROKER = {
   managedLedgerCursorPositionFlushSeconds: 1,
   // A consumer that has stopped without a word is noticed after twice that.
   keepAliveIntervalSeconds: 5,
-  subscriptionKeySharedUseConsistentHashing: true,
+  // The next owner of a partition waits by itself until the former one must have stopped.
+  activeConsumerFailoverDelayTimeMillis: 0,
   brokerDeleteInactiveTopicsEnabled: false,
   loadBalancerEnabled: false,
   webSocketServiceEnabled: false,

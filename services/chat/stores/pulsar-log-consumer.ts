@@ -62,8 +62,9 @@ interface Received {
 /**
  * A partition that the broker gives to this consumer.
  *
- * `claiming` from its first message until the first own claim has come back; `waiting` until a former owner's lease must have
- * run out; then `owned`.
+ * `claiming` from its first message until the first own claim has come back. Where nobody else has claimed it, `owned` from then
+ * on. Otherwise `waiting` until the former owner's lease must have run out or was released; then it begins anew, with what is
+ * still unacknowledged and without the former owner's claims.
  */
 interface OwnedPartition {
   readonly tenure: number;
@@ -167,14 +168,12 @@ export class PulsarLogConsumer implements LogConsumer {
     this.#deps.closed();
     clearInterval(this.#timer);
     this.#room?.();
-    const owned = [...this.#owned];
+    const owned = [...this.#owned].filter(([, { state }]) => state === 'owned');
     this.#endAll();
-    // The next owner need not wait for the lease to end.
-    const releases = owned
-      .filter(([, { state }]) => state === 'owned')
-      .map(([partition]) => this.#publish(partition, RELEASE, this.#id).catch(() => {}));
-    await Promise.all(releases);
+    // The broker has all acknowledgements when this is done.
     await this.#subscription.close();
+    // The next owner need not wait for the lease to end.
+    await Promise.all(owned.map(([partition]) => this.#publish(partition, RELEASE, this.#id).catch(() => {})));
   }
 
   async #receive(subscription: PulsarSubscription, generation: number): Promise<void> {
@@ -213,7 +212,7 @@ export class PulsarLogConsumer implements LogConsumer {
       else {
         owned.formerOwners.delete(consumerOf(data));
         owned.stale.push(message);
-        if (owned.state === 'waiting' && owned.formerOwners.size === 0) owned.state = 'owned';
+        if (owned.state === 'waiting' && owned.formerOwners.size === 0) this.#giveUp(owned);
       }
       return;
     }
@@ -256,6 +255,7 @@ export class PulsarLogConsumer implements LogConsumer {
 
   /** Begins anew with a partition, if it is still ours. */
   #giveUp(owned: OwnedPartition): void {
+    if (this.#owned.get(owned.latest.partition) !== owned) return;
     this.#end(owned.latest.partition, owned);
     this.#lapse(owned.latest, owned.received.last);
   }
@@ -330,20 +330,22 @@ export class PulsarLogConsumer implements LogConsumer {
     }
     owned.pending = undefined;
     owned.leaseEndsMs = pending.atMs + LEASE_MS;
-    if (owned.state === 'claiming') {
-      owned.state = owned.formerOwners.size > 0 ? 'waiting' : 'owned';
-      if (owned.state === 'waiting')
-        setTimeout(() => this.#waited(owned), pending.atMs + HOLD_MS - performance.now()).unref();
-    }
+    const first = owned.state === 'claiming';
+    if (first) owned.state = owned.formerTenures.size > 0 ? 'waiting' : 'owned';
     for (const old of owned.stale) this.#subscription.acknowledge(old);
     owned.stale = [];
     if (owned.held) this.#subscription.acknowledge(owned.held);
     owned.held = message;
+    if (first && owned.state === 'waiting') this.#await(owned, pending.atMs);
   }
 
-  #waited(owned: OwnedPartition): void {
-    owned.state = 'owned';
-    this.#handOut();
+  /** Waits for the end of the former lease. What was acknowledged until then is known when everything comes once more. */
+  #await(owned: OwnedPartition, claimedAtMs: number): void {
+    if (owned.formerOwners.size === 0) {
+      this.#giveUp(owned);
+      return;
+    }
+    setTimeout(() => this.#giveUp(owned), claimedAtMs + HOLD_MS - performance.now()).unref();
   }
 
   /** Hands out what is buffered of partitions that are ours for certain, while there is room. */
