@@ -1,9 +1,18 @@
 import { randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { acquireLock, type Logger, MeshError, type Metrics, untilAvailable } from '@chatmesh/mesh';
+import {
+  acquireLock,
+  type Logger,
+  MeshError,
+  type Metrics,
+  type RedisConfig,
+  toMeshError,
+  untilAvailable,
+} from '@chatmesh/mesh';
 import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import type { ChatConfig, PulsarConfig, ScyllaConfig } from './config.js';
+import { type Claims, RedisClaims } from './stores/claims.js';
 import type { InboxStore } from './stores/inbox-store.js';
 import { LmdbInboxStore } from './stores/lmdb-inbox-store.js';
 import { LmdbMessageLog } from './stores/lmdb-message-log.js';
@@ -17,9 +26,12 @@ export interface Stores {
   readonly deadLetters: MessageLog;
   readonly inbox: InboxStore;
   readonly statuses: StatusStore;
+  readonly claims: Claims | undefined;
 }
 
 type Closing = (() => Promise<unknown> | unknown)[];
+
+type Mutable<T> = { -readonly [K in keyof T]: T[K] };
 
 interface OpenOptions {
   readonly logger: Logger;
@@ -64,7 +76,7 @@ export async function openStores(
   overrides: Partial<Stores>,
   { logger, metrics, signal, closing, tenureOf }: OpenOptions,
 ): Promise<Stores> {
-  const opened = { ...overrides };
+  const opened: Partial<Mutable<Stores>> = { ...overrides };
   if (config.pulsar && !(opened.log && opened.deadLetters)) {
     const { pulsar } = config;
     Object.assign(
@@ -86,25 +98,31 @@ export async function openStores(
     opened.log ??= disposing(closing, LmdbMessageLog.open(environment, 'log', { recordsTogether }));
     opened.deadLetters ??= disposing(closing, LmdbMessageLog.open(environment, 'dead'));
   }
-  if (opened.inbox && !overrides.inbox)
-    opened.inbox = await cached(opened.inbox, config, { logger, metrics, closing, tenureOf });
+  if (config.redis) await useRedis(config.redis, opened, { config, overrides, logger, metrics, closing, tenureOf });
   return opened as Stores;
 }
 
-/** Puts the cache before an inbox store where Redis has an address. A Redis that does not answer is done without. */
-async function cached(
-  inbox: InboxStore,
-  { redis: redisConfig, redisInboxRows: maxRows }: ChatConfig,
-  { logger, metrics, closing, tenureOf }: Omit<OpenOptions, 'signal'>,
-): Promise<InboxStore> {
-  if (!redisConfig || maxRows === 0) return inbox;
+/** Puts the cache before the inbox store, and claims where routers share the log. A Redis that does not answer is done without. */
+async function useRedis(
+  redisConfig: RedisConfig,
+  opened: Partial<Mutable<Stores>>,
+  options: Omit<OpenOptions, 'signal'> & { config: ChatConfig; overrides: Partial<Stores> },
+): Promise<void> {
+  const { config, overrides, logger, metrics, closing, tenureOf } = options;
   const { RedisClient } = await import('@chatmesh/mesh/redis');
   const { CachedInboxStore } = await import('./stores/cached-inbox-store.js');
-  const redis = await RedisClient.open(redisConfig, { logger });
-  const store = disposing(closing, new CachedInboxStore(inbox, { redis, maxRows, tenureOf, logger }));
+  const redis = disposing(closing, await RedisClient.open(redisConfig, { logger }));
+  if (config.pulsar) {
+    opened.claims ??= new RedisClaims(redis, (error) =>
+      logger.error({ reason: toMeshError(error).message }, 'Redis refused to claim a message'),
+    );
+  }
+  const maxRows = config.redisInboxRows;
+  if (!opened.inbox || overrides.inbox || maxRows === 0) return;
+  const store = disposing(closing, new CachedInboxStore(opened.inbox, { redis, maxRows, tenureOf, logger }));
+  opened.inbox = store;
   const name = 'chatmesh_inbox_pages_from_cache';
   metrics.gauge({ name, help: 'Pages of inboxes that came from Redis since the start.' }, () => store.hits);
-  return store;
 }
 
 /** The key of the fingerprints in status records: all routers on the same stores need the same one. */

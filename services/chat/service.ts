@@ -178,9 +178,9 @@ export class ChatService implements Service {
     );
     const presence =
       overrides.presence ?? closed(closing, new GrpcSessions({ address: config.presenceAddress, logger, tls }));
-    const { log, statuses, inbox } = stores;
+    const { log, statuses, claims, inbox } = stores;
     const fingerprints = new Fingerprinter(fingerprintKeyOf(config));
-    const ingress = new Ingress({ log, statuses, directory, fingerprints, rates: this.#rates, now });
+    const ingress = new Ingress({ log, statuses, claims, directory, fingerprints, rates: this.#rates, now });
     const { deliveryRetries, deliveryRetryMs } = config;
     const options = { ...OWNER_DEFAULTS, deliveryRetries, deliveryRetryMs, ...overrides.owner };
     const owner = new Owner({ ...stores, directory, presence, now, logger, options });

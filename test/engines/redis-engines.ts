@@ -27,6 +27,7 @@ export const cachedInboxStore: Engine<InboxStore> = {
       store,
       async close() {
         await store[Symbol.asyncDispose]();
+        await redis[Symbol.asyncDispose]();
         await inner.close();
       },
     };

@@ -15,7 +15,7 @@ const seed = Number(process.env.FAULT_SEED ?? Math.floor(Math.random() * 2 ** 31
 /** A confirmation takes effect within a second; only what comes later than that is a repeat. */
 const EFFECT_MS = 1100;
 const PAUSE_MS = 700;
-const BACK_TIMEOUT_MS = 40_000;
+const BACK_TIMEOUT_MS = 90_000;
 
 /** mulberry32: small, seeded, and random enough to choose moments. */
 function randomFrom(start: number): () => number {

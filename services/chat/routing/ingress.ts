@@ -6,6 +6,7 @@ import { standingReceipt } from '../domain/events.js';
 import type { Fingerprinter } from '../domain/fingerprint.js';
 import { serverMessageId } from '../domain/ids.js';
 import type { TokenBuckets } from '../domain/token-bucket.js';
+import type { Claim, Claims } from '../stores/claims.js';
 import type { MessageLog } from '../stores/message-log.js';
 import type { StatusRecord, StatusStore } from '../stores/status-store.js';
 import type { CachedDirectory, DirectoryUser } from './directory.js';
@@ -45,6 +46,8 @@ const NO_BYTES = new Uint8Array(0);
 export interface IngressDeps {
   readonly log: MessageLog;
   readonly statuses: StatusStore;
+  /** Undefined where no other router works on the same log. */
+  readonly claims: Claims | undefined;
   readonly directory: CachedDirectory;
   readonly fingerprints: Fingerprinter;
   readonly rates: TokenBuckets;
@@ -53,7 +56,7 @@ export interface IngressDeps {
 }
 
 /**
- * Accepts messages: checks, publishes to the log, writes the status record, answers, in this order. Submissions of one
+ * Accepts messages: checks, claims where routers share the log, publishes to the log, writes the status record, answers, in this order. Submissions of one
  * sender are published in the order of the calls; one whose sender or recipient is not in the cache waits for the
  * directory, and only the submissions of the same sender wait with it.
  */
@@ -65,6 +68,7 @@ export class Ingress {
   readonly #waiting = new Map<string, Pending[]>();
   #turn: Promise<void> = Promise.resolve();
   #batch: Pending[] = [];
+  #claimed: Promise<void> = Promise.resolve();
   /** The last batch that was published: batches are answered in their order, whichever is durable first. */
   #answered: Promise<void> = Promise.resolve();
   #draining = false;
@@ -206,17 +210,41 @@ export class Ingress {
   }
 
   #acceptBatch(): void {
-    const batch = this.#batch;
+    const batch = this.#batch as Decided[];
     this.#batch = [];
-    this.#answered = this.#accept(batch, this.#answered);
+    const { claims } = this.#deps;
+    if (!claims) {
+      this.#answered = this.#accept(batch, this.#answered);
+      return;
+    }
+    const claimed = batch.map(({ id, acceptedAtMs, message }) =>
+      claims.claim(id, { acceptedAtMs, fingerprint: message.fingerprint }),
+    );
+    // Claims are made side by side; batches are published in their order.
+    this.#claimed = this.#claimed.then(async () => {
+      const earliest = await Promise.all(claimed);
+      const accepted = batch.filter((pending, i) => this.#adopt(pending, earliest[i] as Claim));
+      if (accepted.length > 0) this.#answered = this.#accept(accepted, this.#answered);
+    });
+  }
+
+  /** Gives a message the time at which another router may have accepted it; false when that one was of another content. */
+  #adopt(pending: Decided, { acceptedAtMs, fingerprint }: Claim): boolean {
+    if (fingerprint !== pending.message.fingerprint) {
+      this.#finish(pending, usedBefore());
+      return false;
+    }
+    pending.acceptedAtMs = acceptedAtMs;
+    pending.message.acceptedAtMs = BigInt(acceptedAtMs);
+    return true;
   }
 
   /** Publishes what was decided together, then writes the records, then answers when the batch before has its answers. */
-  async #accept(batch: readonly Pending[], before: Promise<void>): Promise<void> {
+  async #accept(batch: readonly Decided[], before: Promise<void>): Promise<void> {
     const events: LogEvent[] = [];
     /** For each event: whose record its position goes into; undefined for copies. */
     const originals: (MessageEvent | undefined)[] = [];
-    for (const { submission, message } of batch as readonly Decided[]) {
+    for (const { submission, message } of batch) {
       events.push(eventOf(submission.receiverId, message));
       originals.push(message);
       if (!this.#wantsCopy(submission)) continue;
@@ -259,10 +287,7 @@ export class Ingress {
   #repeat(pending: Pending, record: StatusRecord): void {
     const { submission } = pending;
     if (record.recipientId !== submission.receiverId || record.fingerprint !== this.#fingerprint(submission)) {
-      this.#finish(
-        pending,
-        new MeshError('already_exists', 'this client_message_id was used for another recipient or content'),
-      );
+      this.#finish(pending, usedBefore());
       return;
     }
     this.#finish(pending, {
@@ -289,6 +314,10 @@ export class Ingress {
       else this.submit([repeat.submission], repeat.answer);
     }
   }
+}
+
+function usedBefore(): MeshError {
+  return new MeshError('already_exists', 'this client_message_id was used for another recipient or content');
 }
 
 type Decided = Pending & { message: MessageEvent };

@@ -130,11 +130,10 @@ export class CachedInboxStore implements InboxStore {
     return this.#inner.forgetWeeks(beforeMs);
   }
 
-  /** Closes the store within and the connection to Redis. */
+  /** Closes the store within; the connection to Redis is its maker's to close. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#lanes.settled();
     await this.#inner[Symbol.asyncDispose]();
-    await this.#redis[Symbol.asyncDispose]();
   }
 
   /** Writes to the store and then to Redis, after what is being written to these devices. */

@@ -1,7 +1,7 @@
 import { create } from '@bufbuild/protobuf';
 import { MessageStatus, ReceiptUpdateSchema } from '@chatmesh/gen/chat/v1/frames';
 import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
-import type { RouteResponse, Submit } from '@chatmesh/gen/chat/v1/router';
+import type { RouteResponse, Submit, SubmitResult } from '@chatmesh/gen/chat/v1/router';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { SubmitWire } from '@chatmesh/gen/wire/chat/v1/router';
 import { type Logger, MeshError, type MeshTls } from '@chatmesh/mesh';
@@ -171,9 +171,25 @@ export class SessionTable implements RouterListener {
       this.close(session, CLOSE.policy, 'too many bad frames');
   }
 
-  /** Hands a message to the router that accepts for its sender. */
+  /** Hands a message to the router that accepts for its sender; if that one goes before it answers, once to another one. */
   submit(submit: Submit, answer: SubmitAnswer): void {
-    this.#submit(this.routers.of(submit.senderId), submit, answer);
+    const router = this.routers.of(submit.senderId);
+    this.#submit(router, submit, (result) => {
+      const next = this.#instead(router, submit.senderId, result);
+      if (next) next.submit(submit, answer);
+      else answer(result);
+    });
+  }
+
+  /** Whom to ask again when a router has gone before it answered: an accepted message is known by its id, so that it is not doubled. */
+  #instead(
+    gone: RouterStream | undefined,
+    senderId: string,
+    result: SubmitResult | MeshError,
+  ): RouterStream | undefined {
+    if (!(result instanceof MeshError) || !gone) return undefined;
+    const next = this.routers.of(senderId);
+    return next === gone ? undefined : next;
   }
 
   #submit(router: RouterStream | undefined, submit: Submit, answer: SubmitAnswer): void {
@@ -356,7 +372,15 @@ export class SessionTable implements RouterListener {
     // What is on its way through one router must not be overtaken through another.
     const router = session.unanswered > 1 && session.via?.connected ? session.via : this.routers.of(session.userId);
     session.via = router;
-    this.#submit(router, submitOf(action, session.deviceId), (result) => {
+    let again = false;
+    const answer: SubmitAnswer = (result) => {
+      const next = again || session.closed ? undefined : this.#instead(router, session.userId, result);
+      if (next) {
+        again = true;
+        session.via = next;
+        next.submit(submitOf(action, session.deviceId), answer);
+        return;
+      }
       this.#inFlight--;
       session.unanswered--;
       if (session.closed) return;
@@ -373,7 +397,8 @@ export class SessionTable implements RouterListener {
       }
       if (session.paused) this.#relieve(session);
       this.#watch(session);
-    });
+    };
+    this.#submit(router, submitOf(action, session.deviceId), answer);
   }
 
   #confirm(session: Session, status: MessageStatus, ids: string[]): void {
