@@ -50,7 +50,12 @@ export class Speaker {
   async #connect(): Promise<Chat> {
     for (;;) {
       try {
-        const chat = await connect({ url: this.url, token: this.user.token, onTrace: this.#onTrace });
+        const chat = await connect({
+          url: this.url,
+          token: this.user.token,
+          onTrace: this.#onTrace,
+          maxRetryDelayMs: PATIENCE_MS,
+        });
         chat.on('message', ({ serverMessageId }) => void this.got.add(serverMessageId));
         chat.on('receipt', ({ eventId }) => void this.receipts.add(eventId));
         chat.on('caught_up', () => {

@@ -1,3 +1,4 @@
+import { longestDelayMs } from './backoff.js';
 import { Confirmations } from './confirmations.js';
 import { Connection, type ConnectionStatus, type TokenSource, type Trace } from './connection.js';
 import { Emitter } from './emitter.js';
@@ -63,6 +64,11 @@ export interface ConnectOptions {
   token: TokenSource;
   /** How many messages may wait for their answer, 10,000 unless said; more are refused with resource_exhausted. */
   maxOutbox?: number;
+  /**
+   * The longest wait between attempts to connect or to send, milliseconds, 30,000 unless said; the server's own wishes count
+   * all the same. Clients of people should keep it: many of them come back at once after an outage.
+   */
+  maxRetryDelayMs?: number;
   /** False leaves messages, receipts and events unconfirmed: the server keeps them. */
   autoConfirm?: boolean;
   /** Sees every frame; for logs and for `@chatmesh/sdk/testing`. */
@@ -110,27 +116,34 @@ export class Chat {
   constructor(options: ConnectOptions, firstToken: string) {
     ({ userId: this.userId, deviceId: this.deviceId } = readToken(firstToken));
     this.#autoConfirm = options.autoConfirm ?? true;
-    this.#connection = new Connection(options.url, options.token, firstToken, {
-      opened: () => {
-        this.#connections += 1;
-        if (this.#connections === 1) nextTurn(() => this.#start());
-        this.#confirmations.reconnected();
-        this.#outbox.flush();
+    const retryDelayMs = options.maxRetryDelayMs ?? longestDelayMs;
+    this.#connection = new Connection(
+      options.url,
+      options.token,
+      firstToken,
+      {
+        opened: () => {
+          this.#connections += 1;
+          if (this.#connections === 1) nextTurn(() => this.#start());
+          this.#confirmations.reconnected();
+          this.#outbox.flush();
+        },
+        received: (frame) => {
+          if (this.#early === undefined) this.#received(frame);
+          else this.#early.push(frame);
+        },
+        lost: () => this.#outbox.connectionLost(),
+        changed: (status) => {
+          if (status.state === 'closed') {
+            this.#outbox.close(status.error ?? new ChatError('closed', 'the client was closed before the answer'));
+          }
+          this.#tell('status', status);
+        },
+        trace: options.onTrace,
       },
-      received: (frame) => {
-        if (this.#early === undefined) this.#received(frame);
-        else this.#early.push(frame);
-      },
-      lost: () => this.#outbox.connectionLost(),
-      changed: (status) => {
-        if (status.state === 'closed') {
-          this.#outbox.close(status.error ?? new ChatError('closed', 'the client was closed before the answer'));
-        }
-        this.#tell('status', status);
-      },
-      trace: options.onTrace,
-    });
-    this.#outbox = new Outbox((frame) => this.#connection.send(frame), options.maxOutbox ?? 10_000);
+      retryDelayMs,
+    );
+    this.#outbox = new Outbox((frame) => this.#connection.send(frame), options.maxOutbox ?? 10_000, retryDelayMs);
     this.#confirmations = new Confirmations((frame) => this.#connection.send(frame));
   }
 

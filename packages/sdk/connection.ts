@@ -48,12 +48,14 @@ export class Connection {
   /**
    * @param url the edge, `ws:`, `wss:`, `http:` or `https:`; without a path, `/connect` is meant
    * @param firstToken what `token` gave already
+   * @param longestDelayMs between attempts to connect, where the server does not say
    */
   constructor(
     private readonly url: string,
     private token: TokenSource,
     firstToken: string,
     private readonly events: ConnectionEvents,
+    private readonly longestDelayMs: number,
   ) {
     this.#firstToken = firstToken;
   }
@@ -112,7 +114,7 @@ export class Connection {
         return;
       }
       if (openedAtMs !== undefined && performance.now() - openedAtMs > stableMs) attempt = 0;
-      const retryInMs = this.#goingAwayMs ?? backoffMs(attempt++);
+      const retryInMs = this.#goingAwayMs ?? backoffMs(attempt++, this.longestDelayMs);
       this.#goingAwayMs = undefined;
       this.events.changed({ state: 'waiting', retryInMs, reason: reason(end) });
       await pause(retryInMs, this.#closing.signal);

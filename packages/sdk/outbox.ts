@@ -33,10 +33,12 @@ export class Outbox {
   /**
    * @param send returns false when there is no connection
    * @param capacity how many messages may wait for their answer
+   * @param longestDelayMs between attempts, where the server does not say
    */
   constructor(
     private readonly send: (frame: SendFrame) => boolean,
     private readonly capacity: number,
+    private readonly longestDelayMs: number,
   ) {}
 
   /** Resolves when the server has the message; rejects with a ChatError when it refuses for good. */
@@ -96,7 +98,7 @@ export class Outbox {
         this.#pause = undefined;
         this.#restart();
       },
-      error.retry_after_ms || backoffMs(this.#refusals++),
+      error.retry_after_ms || backoffMs(this.#refusals++, this.longestDelayMs),
     );
     return true;
   }

@@ -129,6 +129,7 @@ export class ChatService implements Service {
     const draining = this.#server.drain(deadlineMs);
     if (this.#router) {
       const { ingress, owner } = this.#router;
+      owner.leave();
       await ingress.drain();
       await owner.settled();
       // Edges keep their streams for as long as they may: nothing else would end these calls before the deadline.

@@ -109,7 +109,7 @@ describe(`two edges, two routers, user and presence on real engines, under load 
         `${share.toFixed(2)}% of the sends outside of engine outages were taken at once\n${formatReport(report)}`,
     );
     const broken = Object.entries(report.faults).filter(([, { count }]) => count > 0);
-    if (broken.length > 0) console.log(running.output(120));
+    if (broken.length > 0 || process.env.FAULT_OUTPUT) console.log(running.output(120));
     expect(Object.fromEntries(broken)).toEqual({});
     expect(report.counts).toMatchObject({ sends: sent, accepted: sent, delivered: sent, unanswered: 0, refused: 0 });
   }, 3_600_000);

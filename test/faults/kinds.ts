@@ -17,6 +17,8 @@ export interface Fault {
 
 const PAUSE_MS = 20_000;
 const CUT_MS = 10_000;
+/** What an orchestrator waits after one process is ready before it stops the next (minReadySeconds). */
+const MIN_READY_MS = 1_000;
 const CLOCK_SKEW_MS = 5_000;
 const THIRD = 2;
 
@@ -50,6 +52,7 @@ export function faultsOf(cluster: Cluster, random: () => number): Fault[] {
         for (const process of [cluster.user, cluster.presence, first, second, ...cluster.edges]) {
           await process?.end('SIGTERM');
           await process?.start();
+          await sleep(MIN_READY_MS);
         }
       },
     },

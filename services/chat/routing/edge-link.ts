@@ -113,6 +113,11 @@ export class EdgeLink {
     this.#out().confirmedSequence = sequence;
   }
 
+  /** Says that this router takes no more messages. */
+  leave(): void {
+    this.#out().leaving = true;
+  }
+
   /** Says what is left and ends the stream: the edge goes on elsewhere. */
   end(): void {
     this.#flush();

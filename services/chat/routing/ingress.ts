@@ -71,7 +71,7 @@ export class Ingress {
   #claimed: Promise<void> = Promise.resolve();
   /** The last batch that was published: batches are answered in their order, whichever is durable first. */
   #answered: Promise<void> = Promise.resolve();
-  #draining = false;
+  #drained: Promise<void> | undefined;
 
   constructor(deps: IngressDeps) {
     this.#deps = deps;
@@ -83,8 +83,12 @@ export class Ingress {
   }
 
   /** Takes no more submissions; resolves when those so far have their answers. */
-  async drain(): Promise<void> {
-    this.#draining = true;
+  drain(): Promise<void> {
+    this.#drained ??= this.#untilIdle();
+    return this.#drained;
+  }
+
+  async #untilIdle(): Promise<void> {
     while (this.#inFlight.size > 0) await new Promise((resolve) => setTimeout(resolve, 5));
   }
 
@@ -92,8 +96,11 @@ export class Ingress {
   submit<S extends Submission>(submissions: readonly S[], answer: Answer<S>): void {
     const pending: Pending[] = [];
     for (const submission of submissions) {
-      if (this.#draining) {
-        answer(submission, new MeshError('unavailable', 'not accepted: the router is leaving, send again'));
+      if (this.#drained) {
+        // Not before those ahead of it have their answers: another router may be asked, and must not be faster.
+        void this.#drained.then(() =>
+          answer(submission, new MeshError('unavailable', 'not accepted: the router is leaving, send again')),
+        );
         continue;
       }
       const id = serverMessageId(submission.senderId, submission.clientMessageId);

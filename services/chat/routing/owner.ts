@@ -172,6 +172,11 @@ export class Owner {
     for (const [number, device] of [...link.sessions]) device.recipient.detach(device, link, number);
   }
 
+  /** Has edges send through other routers. */
+  leave(): void {
+    for (const link of this.#links.values()) link.leave();
+  }
+
   /** Ends the streams to all edges. */
   endLinks(): void {
     for (const link of [...this.#links.values()]) link.end();

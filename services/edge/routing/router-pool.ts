@@ -97,8 +97,10 @@ export class RouterPool {
     const reachable: Router[] = [];
     for (const router of this.#routers.values())
       if (router !== except && router.stream.connected) reachable.push(router);
-    if (reachable.length < 2) return reachable[0];
-    return rendezvous(userId, reachable, ({ stream }) => stream.address);
+    const staying = reachable.filter(({ stream }) => !stream.leaving);
+    const choice = staying.length > 0 ? staying : reachable;
+    if (choice.length < 2) return choice[0];
+    return rendezvous(userId, choice, ({ stream }) => stream.address);
   }
 
   async #resolve(): Promise<void> {

@@ -40,7 +40,8 @@ const ACK_MS = 10;
 /** A router that has not said anything by then is tried again. */
 const HELLO_MS = 3_000;
 const FIRST_RECONNECT_MS = 50;
-const LAST_RECONNECT_MS = 2_000;
+/** A router that is back is to be found before the next one goes. */
+const LAST_RECONNECT_MS = 500;
 
 /**
  * The edge's stream to one router, reconnecting until it is closed. What one turn of the event loop has to say becomes
@@ -69,6 +70,8 @@ export class RouterStream {
   #closed = false;
   /** True when it is not to be connected again once it ends. */
   retired = false;
+  /** True when the router takes no more messages. */
+  leaving = false;
 
   constructor(options: ClientOptions & { edgeId: string; listener: RouterListener; logger: Logger }) {
     this.address = options.address;
@@ -94,6 +97,7 @@ export class RouterStream {
     const call = this.#client.route();
     this.#call = call;
     this.#heard = false;
+    this.leaving = false;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
       if (!this.#heard) call.end(new MeshError('unavailable', 'the router did not answer'));
@@ -225,6 +229,7 @@ export class RouterStream {
 
   #receive(response: RouteResponse): void {
     while (this.#untaken[0] && this.#untaken[0].sequence <= response.confirmedSequence) this.#untaken.shift();
+    if (response.leaving) this.leaving = true;
     for (const result of response.submitResults) {
       const answer = this.#answers.get(result.ref);
       this.#answers.delete(result.ref);

@@ -1,5 +1,5 @@
 import { create } from '@bufbuild/protobuf';
-import { MessageStatus, ReceiptUpdateSchema } from '@chatmesh/gen/chat/v1/frames';
+import { MessageStatus, type ReceiptUpdate, ReceiptUpdateSchema } from '@chatmesh/gen/chat/v1/frames';
 import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import type { RouteResponse, Submit, SubmitResult } from '@chatmesh/gen/chat/v1/router';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
@@ -44,10 +44,20 @@ const MAX_IN_FLIGHT = 2_048;
 /** So many messages a sender is expected to bring when it is read again. */
 const BURST = 32;
 const MAX_KEPT = 1_024;
+/** Some 200 bytes each. */
+const MAX_LATE = 100_000;
 const MAX_REFUSED = 10;
 /** Above this the client is not read until it has taken what it was sent; far above it, it is closed. */
 const HIGH_WATER_BYTES = 1024 * 1024;
 const MAX_BUFFERED_BYTES = 16 * 1024 * 1024;
+
+/** What a device confirmed through a session that has ended. */
+interface LateConfirmation {
+  readonly userId: string;
+  readonly deviceId: string;
+  readonly eventIds: string[];
+  readonly receipts: ReceiptUpdate[];
+}
 
 /** All sessions of this edge, and the streams to the routers behind them. */
 export class SessionTable implements RouterListener {
@@ -64,6 +74,9 @@ export class SessionTable implements RouterListener {
   #tick = 0;
   #timer: NodeJS.Timeout | undefined;
   #draining = false;
+  /** Confirmations of ended sessions that no router has taken yet, and those of them that are being passed on. */
+  readonly #late = new Set<LateConfirmation>();
+  readonly #passing = new Set<LateConfirmation>();
 
   constructor(deps: SessionTableDeps) {
     this.#deps = deps;
@@ -171,7 +184,7 @@ export class SessionTable implements RouterListener {
       this.close(session, CLOSE.policy, 'too many bad frames');
   }
 
-  /** Hands a message to the router that accepts for its sender; if that one goes before it answers, once to another one. */
+  /** Hands a message to the router that accepts for its sender; if that one goes or leaves, once to another one. */
   submit(submit: Submit, answer: SubmitAnswer): void {
     const router = this.routers.of(submit.senderId);
     this.#submit(router, submit, (result) => {
@@ -181,13 +194,14 @@ export class SessionTable implements RouterListener {
     });
   }
 
-  /** Whom to ask again when a router has gone before it answered: an accepted message is known by its id, so that it is not doubled. */
+  /** Whom to ask again when a router has gone before it answered, or leaves: an accepted message is known by its id. */
   #instead(
     gone: RouterStream | undefined,
     senderId: string,
     result: SubmitResult | MeshError,
   ): RouterStream | undefined {
-    if (!(result instanceof MeshError) || !gone) return undefined;
+    const refused = result instanceof MeshError || (gone?.leaving && result.refusal?.code === 'unavailable');
+    if (!refused || !gone) return undefined;
     const next = this.routers.of(senderId);
     return next === gone ? undefined : next;
   }
@@ -412,18 +426,33 @@ export class SessionTable implements RouterListener {
     if (session.kept.length >= MAX_KEPT) this.#pause(session);
   }
 
+  /** Passes on what a session that has ended confirmed, by a call; while no router answers it waits for one. */
   #confirmElsewhere(session: Session, status: MessageStatus, ids: string[]): void {
     const { userId, deviceId } = session;
     const isAck = status === MessageStatus.UNSPECIFIED;
     const receipts = isAck ? [] : [create(ReceiptUpdateSchema, { status, serverMessageIds: ids })];
+    const confirmation: LateConfirmation = { userId, deviceId, eventIds: isAck ? ids : [], receipts };
+    if (this.#late.size >= MAX_LATE) {
+      this.#deps.logger.warn('too many confirmations of ended sessions wait for a router; their events are sent again');
+      return;
+    }
+    this.#late.add(confirmation);
+    this.#passOn(confirmation);
+  }
+
+  #passOn(confirmation: LateConfirmation): void {
+    this.#passing.add(confirmation);
     this.routers
-      .call(userId, (router) => router.confirm({ userId, deviceId, eventIds: isAck ? ids : [], receipts }))
-      .catch((error) =>
-        this.#deps.logger.warn(
-          { err: error },
-          'a confirmation of an ended session was not taken; its events are sent again',
-        ),
-      );
+      .call(confirmation.userId, (router) => router.confirm(confirmation))
+      .then(
+        () => this.#late.delete(confirmation),
+        (error: MeshError) => {
+          if (error.kind === 'unavailable') return;
+          this.#late.delete(confirmation);
+          this.#deps.logger.warn({ err: error }, 'a confirmation of an ended session was refused');
+        },
+      )
+      .finally(() => this.#passing.delete(confirmation));
   }
 
   async #renew(session: Session, token: string): Promise<void> {
@@ -454,6 +483,7 @@ export class SessionTable implements RouterListener {
   #onTick(): void {
     this.#tick++;
     const nowMs = this.#deps.now();
+    for (const confirmation of this.#late) if (!this.#passing.has(confirmation)) this.#passOn(confirmation);
     for (const session of this.#sessions.values()) {
       if (nowMs >= session.expiresAtMs) this.close(session, CLOSE.tokenExpired, 'the token has expired');
       else if (nowMs - session.lastHeardAtMs >= SILENT_MS) this.close(session, CLOSE.silent, 'no heartbeat');
@@ -466,7 +496,7 @@ export class SessionTable implements RouterListener {
   }
 
   async #settled(untilMs: number): Promise<void> {
-    while (!this.routers.settled && this.#deps.now() < untilMs) {
+    while (!(this.routers.settled && this.#late.size === 0) && this.#deps.now() < untilMs) {
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
   }

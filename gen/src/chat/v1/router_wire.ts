@@ -424,6 +424,7 @@ export function newRouteResponse(): RouteResponse {
     refused: [],
     close: [],
     released: [],
+    leaving: false,
   };
 }
 
@@ -461,6 +462,9 @@ export function writeRouteResponse(w: WireWriter, m: RouteResponse): void {
     for (const one of m.released) w.packedUint32(one);
     w.close(start);
   }
+  if (m.leaving) {
+    w.bool(64, m.leaving);
+  }
 }
 
 export function readRouteResponse(r: WireReader, end: number, m: RouteResponse): RouteResponse {
@@ -494,6 +498,9 @@ export function readRouteResponse(r: WireReader, end: number, m: RouteResponse):
         r.done(last);
         break;
       }
+      case 64:
+        m.leaving = r.bool();
+        break;
       default:
         r.skip(tag);
     }
