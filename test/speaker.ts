@@ -24,7 +24,8 @@ export class Speaker {
   sent = 0;
   accepted = 0;
   /** Answers that said that a message was not accepted; the client sends such a one again. */
-  unavailable = 0;
+  /** Why, and how often. */
+  readonly reasons = new Map<string, number>();
   readonly #options: SpeakerOptions;
   #chat: Promise<Chat>;
   #caughtUp = false;
@@ -41,7 +42,11 @@ export class Speaker {
     this.#options = options;
     const tap = history.device(user.userId, user.deviceId).tap();
     this.#onTrace = (entry) => {
-      if (entry.kind === 'in' && 'error' in entry.frame && entry.frame.error.code === 'unavailable') this.unavailable++;
+      if (entry.kind === 'in' && 'error' in entry.frame && entry.frame.error.code === 'unavailable') {
+        const { message } = entry.frame.error;
+
+        this.reasons.set(message, (this.reasons.get(message) ?? 0) + 1);
+      }
       tap(entry);
     };
     this.#chat = this.#connect();

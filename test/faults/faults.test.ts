@@ -48,6 +48,12 @@ describe(`two edges, two routers, user and presence on real engines, under load 
         new Speaker(running.urls[((i >> 1) % 2) ^ (i % 2)] as string, user, history, { outstanding: 1, pauseMs }),
     );
     for (const [i, speaker] of speakers.entries()) speaker.talkTo(users[i ^ 1]?.userId as string);
+    const reasons = () => {
+      const all = new Map<string, number>();
+      for (const speaker of speakers)
+        for (const [reason, count] of speaker.reasons) all.set(reason, (all.get(reason) ?? 0) + count);
+      return all;
+    };
     const total = (count: (speaker: Speaker) => number): number => speakers.reduce((sum, s) => sum + count(s), 0);
 
     /** Resolves when every client has had a message accepted, and got one, since now. */
@@ -77,19 +83,23 @@ describe(`two edges, two routers, user and presence on real engines, under load 
     let [accepted, refused] = [0, 0];
     for (const [i, fault] of faults.entries()) {
       await sleep(EFFECT_MS + random() * 1000);
-      const before = { accepted: total((s) => s.accepted), unavailable: total((s) => s.unavailable) };
+      const before = { accepted: total((s) => s.accepted), reasons: reasons() };
       await fault.inject();
       const endedMs = performance.now();
       await flowing(`traffic after fault ${i + 1}, ${fault.name}\n${lines.join('\n')}`);
       const backMs = Math.round(performance.now() - endedMs);
       const took = total((s) => s.accepted) - before.accepted;
-      const refusals = total((s) => s.unavailable) - before.unavailable;
+      const news = [...reasons()]
+        .map(([why, n]) => [why, n - (before.reasons.get(why) ?? 0)] as const)
+        .filter(([, n]) => n > 0);
+      const refusals = news.reduce((sum, [, n]) => sum + n, 0);
       if (!fault.engine) {
         accepted += took;
         refused += refusals;
       }
       lines.push(
         `${String(i + 1).padStart(4)}  ${fault.name.padEnd(34)} back after ${String(backMs).padStart(6)} ms; ${took} accepted, ${refusals} refused`,
+        ...news.map(([why, n]) => `${' '.repeat(42)}${n} times: ${why}`),
       );
       await fault.mend?.();
     }

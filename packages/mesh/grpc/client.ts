@@ -15,7 +15,7 @@ const CLIENT_OPTIONS: ChannelOptions = {
   // A restarted server is back in a second; grpc-js would wait up to two minutes between attempts.
   'grpc.initial_reconnect_backoff_ms': 100,
   'grpc.min_reconnect_backoff_ms': 100,
-  'grpc.max_reconnect_backoff_ms': 2_000,
+  'grpc.max_reconnect_backoff_ms': 500,
   // A peer that stands still, or is cut off, is given up after five seconds instead of with the kernel's patience.
   'grpc.keepalive_time_ms': 2_500,
   'grpc.keepalive_timeout_ms': 2_500,
