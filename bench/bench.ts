@@ -1,3 +1,4 @@
+import type { RealEngines } from './engines.js';
 import { type Server, type StartOptions, startServer, type TargetName } from './targets.js';
 
 /** How long and how much; `--quick` and `--full` choose. */
@@ -37,10 +38,17 @@ export type Scenario = (bench: Bench) => Promise<Outcome>;
 export class Bench {
   readonly scale: Scale;
   readonly targets: TargetName[];
+  /** Undefined unless the mesh is measured on them. */
+  readonly engines: RealEngines | undefined;
   readonly #profileDirectory: string | undefined;
   readonly #profiles: string[] = [];
 
-  constructor(scale: Scale, targets: TargetName[], options: { profileDirectory?: string | undefined } = {}) {
+  constructor(
+    scale: Scale,
+    targets: TargetName[],
+    options: { engines?: RealEngines | undefined; profileDirectory?: string | undefined } = {},
+  ) {
+    this.engines = options.engines;
     this.scale = scale;
     this.targets = targets;
     this.#profileDirectory = options.profileDirectory;
@@ -60,7 +68,7 @@ export class Bench {
   start(target: TargetName, scenario: string, options: StartOptions = {}): Promise<Server> {
     const profile = this.#profileDirectory && `${this.#profileDirectory}/${target}-${scenario}.cpuprofile`;
     if (profile) this.#profiles.push(profile);
-    return startServer(target, { ...options, profile });
+    return startServer(target, { ...options, profile, engines: this.engines?.env });
   }
 
   /** Runs `use` with one server per target, all alive at the same time so that runs can alternate. */

@@ -11,8 +11,8 @@ export interface Account {
 interface JobBase {
   /** `ws://host:port/connect`. */
   url: string;
-  /** The process whose tree's CPU time and memory is measured. */
-  serverPid: number;
+  /** The processes whose CPU time and memory are measured, with their children. */
+  serverPids: readonly number[];
   /** How many messages one receipt frame confirms at most, 1 to 256; a frame gathers what one turn received. */
   idsPerReceipt: number;
   /** False where the server drops receipts. */

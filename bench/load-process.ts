@@ -8,7 +8,7 @@ const LOAD = fileURLToPath(new URL('./load/main.js', import.meta.url));
 const JOB_TIMEOUT_MS = 20 * 60_000;
 
 /** A job without what the server says about itself. */
-export type JobFor<K extends Job['kind']> = Omit<Extract<Job, { kind: K }>, 'url' | 'serverPid' | 'receipts'>;
+export type JobFor<K extends Job['kind']> = Omit<Extract<Job, { kind: K }>, 'url' | 'serverPids' | 'receipts'>;
 
 /**
  * Runs a job in a new process of the load generator.
@@ -28,7 +28,7 @@ export async function runJob<K extends Job['kind']>(server: Server, job: JobFor<
         else resolve(answer.result as Results[K]);
       });
       child.once('exit', (code, signal) => reject(new Error(`the load generator ended with ${signal ?? code}`)));
-      child.send({ ...job, url: server.url, serverPid: server.process.pid, receipts: server.receipts });
+      child.send({ ...job, url: server.url, serverPids: server.pids, receipts: server.receipts });
     });
     const result = await Promise.race([answered, server.process.died]);
     if ('broken' in result) insist(result.broken);

@@ -3,12 +3,15 @@ import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { Bench, type Scale, type Scenario } from './bench.js';
+import { RealEngines } from './engines.js';
 import { machine, markdown, type Report } from './report.js';
 import { drain } from './scenarios/drain.js';
+import { engines } from './scenarios/engines.js';
 import { fanOut } from './scenarios/fan-out.js';
 import { flatness } from './scenarios/flatness.js';
 import { idle } from './scenarios/idle.js';
 import { latency } from './scenarios/latency.js';
+import { routers } from './scenarios/routers.js';
 import { soak } from './scenarios/soak.js';
 import { start } from './scenarios/start.js';
 import { throughput } from './scenarios/throughput.js';
@@ -16,10 +19,9 @@ import type { TargetName } from './targets.js';
 
 const RESULTS = fileURLToPath(new URL('../results', import.meta.url));
 const TARGETS: readonly TargetName[] = ['baseline-no-receipts', 'baseline', 'mesh'];
-/** Where the real engines are; they reach the mesh through the environment. */
-const ENGINES = ['PULSAR_URL', 'SCYLLA_CONTACT_POINTS', 'REDIS_URL', 'DATABASE_URL'];
+const TARGETS_ON_ENGINES: readonly TargetName[] = ['baseline', 'mesh', 'mesh-on-engines'];
 
-const SCENARIOS: Record<string, Scenario> = {
+const EMBEDDED: Record<string, Scenario> = {
   start,
   throughput,
   latency,
@@ -29,6 +31,8 @@ const SCENARIOS: Record<string, Scenario> = {
   flatness,
   soak,
 };
+
+const ON_ENGINES: Record<string, Scenario> = { engines, routers };
 
 const SCALE: Scale = {
   warmUpMs: 4_000,
@@ -54,11 +58,12 @@ const FULL: Partial<Scale> = { storedMessages: 1_000_000, soakMs: 300_000 };
 const USAGE = `npm run bench -- [options]
 
 Measures the mesh against a bare durable relay. Prints a table in Markdown and writes JSON with everything measured.
-The mesh runs on the stores that the environment names (${ENGINES.join(', ')}); embedded by default.
-The CPU time is that of the server's process and its children, without engines that run elsewhere.
+The CPU time is that of the server's process and its children, without engines.
 
-  --only A,B       just these: ${Object.keys(SCENARIOS).join(', ')}
-  --targets A,B    just these: ${TARGETS.join(', ')}
+  --only A,B       just these: ${Object.keys(EMBEDDED).join(', ')};
+                   on real engines: ${Object.keys(ON_ENGINES).join(', ')}
+  --engines KIND   embedded (the default), or real: starts Cassandra, Pulsar, Redis and PostgreSQL on this machine
+  --targets A,B    just these: ${TARGETS.join(', ')}, mesh-on-engines
   --quick          short windows, one round: for a look, not for the record
   --full           1,000,000 stored messages, and five minutes instead of one at half load
   --profile        the servers leave CPU profiles in bench/results
@@ -69,6 +74,7 @@ const { values } = parseArgs({
   options: {
     only: { type: 'string' },
     targets: { type: 'string' },
+    engines: { type: 'string', default: 'embedded' },
     quick: { type: 'boolean', default: false },
     full: { type: 'boolean', default: false },
     profile: { type: 'boolean', default: false },
@@ -85,22 +91,28 @@ else process.exitCode = await run();
 
 async function run(): Promise<number> {
   const scale = { ...SCALE, ...(values.quick && QUICK), ...(values.full && FULL) };
-  const targets = chosen(values.targets, TARGETS);
+  const real = chosen(values.engines, ['embedded', 'real'])[0] === 'real';
+  const scenarios = real ? ON_ENGINES : EMBEDDED;
+  const targets = chosen(values.targets, real ? TARGETS_ON_ENGINES : TARGETS);
+  const names = chosen(values.only, Object.keys(scenarios));
+  await using started = real ? await RealEngines.start() : undefined;
   mkdirSync(RESULTS, { recursive: true });
-  const bench = new Bench(scale, targets, { profileDirectory: values.profile ? RESULTS : undefined });
+  const bench = new Bench(scale, targets, {
+    engines: started,
+    profileDirectory: values.profile ? RESULTS : undefined,
+  });
   const report: Report = {
     date: new Date().toISOString(),
     machine: machine(),
-    stores: ENGINES.filter((name) => process.env[name]).join(', ') || 'embedded',
     profiled: values.profile,
     scale,
     scenarios: {},
     failures: {},
   };
-  for (const name of chosen(values.only, Object.keys(SCENARIOS))) {
+  for (const name of names) {
     bench.log(`${name}:`);
     try {
-      report.scenarios[name] = await (SCENARIOS[name] as Scenario)(bench);
+      report.scenarios[name] = await (scenarios[name] as Scenario)(bench);
     } catch (error) {
       report.failures[name] = explain(error);
       bench.log(`${name} failed: ${report.failures[name]}`);

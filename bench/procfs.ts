@@ -11,10 +11,10 @@ export interface Memory {
   anonymousKiB: number;
 }
 
-/** User and system time that the process and its living descendants have used, in seconds, in steps of 10 ms. */
-export function cpuSeconds(pid: number): number {
+/** User and system time that the processes and their living descendants have used, in seconds, in steps of 10 ms. */
+export function cpuSeconds(pids: readonly number[]): number {
   let ticks = 0;
-  for (const each of tree(pid)) {
+  for (const each of pids.flatMap(tree)) {
     const stat = readFileSync(`/proc/${each}/stat`, 'latin1');
     // The name in parentheses may hold blanks; utime and stime are fields 14 and 15, the 12th and 13th after it.
     const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
@@ -23,10 +23,10 @@ export function cpuSeconds(pid: number): number {
   return ticks / TICKS_PER_SECOND;
 }
 
-/** Resident memory of the process and its living descendants. */
-export function memory(pid: number): Memory {
+/** Resident memory of the processes and their living descendants. */
+export function memory(pids: readonly number[]): Memory {
   const sum: Memory = { residentKiB: 0, anonymousKiB: 0 };
-  for (const each of tree(pid)) {
+  for (const each of pids.flatMap(tree)) {
     const status = readFileSync(`/proc/${each}/status`, 'latin1');
     sum.residentKiB += Number(/^VmRSS:\s+(\d+)/m.exec(status)?.[1] ?? 0);
     sum.anonymousKiB += Number(/^RssAnon:\s+(\d+)/m.exec(status)?.[1] ?? 0);

@@ -9,12 +9,14 @@ import type { Account } from './jobs.js';
 import { ServerProcess } from './server-process.js';
 import { MeshUsers } from './users.js';
 
-export type TargetName = 'baseline' | 'baseline-no-receipts' | 'mesh';
+export type TargetName = 'baseline' | 'baseline-no-receipts' | 'mesh' | 'mesh-on-engines';
 
 /** A server that is running and ready. */
 export interface Server extends AsyncDisposable {
   readonly target: TargetName;
-  readonly process: ServerProcess;
+  readonly process: Pick<ServerProcess, 'died' | 'tail'>;
+  /** The processes whose CPU time and memory count, with their children. */
+  readonly pids: readonly number[];
   /** The WebSocket's address. */
   readonly url: string;
   /** False where receipts are dropped. */
@@ -36,6 +38,8 @@ export interface StartOptions {
   directory?: DataDirectory;
   /** The server collects its garbage at SIGUSR2. */
   collectOnSignal?: boolean;
+  /** Where the real engines are. */
+  engines?: NodeJS.ProcessEnv | undefined;
 }
 
 const BASELINE = fileURLToPath(new URL('./baseline.js', import.meta.url));
@@ -61,7 +65,9 @@ export class DataDirectory implements Disposable {
 
 /** Starts a server and waits until it is ready. */
 export function startServer(target: TargetName, options: StartOptions = {}): Promise<Server> {
-  return target === 'mesh' ? startMesh(options) : startBaseline(target, options);
+  return target === 'mesh' || target === 'mesh-on-engines'
+    ? startMesh(target, options)
+    : startBaseline(target, options);
 }
 
 async function startBaseline(target: TargetName, options: StartOptions): Promise<Server> {
@@ -75,6 +81,7 @@ async function startBaseline(target: TargetName, options: StartOptions): Promise
   return {
     target,
     process: server,
+    pids: [server.pid],
     url: `ws://127.0.0.1:${port}/connect`,
     receipts,
     readyMs: performance.now() - began,
@@ -86,14 +93,15 @@ async function startBaseline(target: TargetName, options: StartOptions): Promise
   };
 }
 
-/** All four services in one process; engines other than the embedded ones come from the environment, as for a user. */
-async function startMesh(options: StartOptions): Promise<Server> {
+/** All four services in one process. */
+async function startMesh(target: TargetName, options: StartOptions): Promise<Server> {
   const directory = options.directory ?? new DataDirectory();
   const [edge, edgeH2, chat, user, presence, admin] = await freePorts(6);
   const secret = randomBytes(32).toString('hex');
   const began = performance.now();
   const server = new ServerProcess([...nodeArgs(options), ...meshArgs()], {
     ...process.env,
+    ...(target === 'mesh-on-engines' && options.engines),
     EDGE_PORT: `${edge}`,
     EDGE_H2_PORT: `${edgeH2}`,
     CHAT_PORT: `${chat}`,
@@ -112,8 +120,9 @@ async function startMesh(options: StartOptions): Promise<Server> {
   const readyMs = performance.now() - began;
   const users = new MeshUsers(`127.0.0.1:${user}`, secret);
   return {
-    target: 'mesh',
+    target,
     process: server,
+    pids: [server.pid],
     url: `ws://127.0.0.1:${edge}/connect`,
     receipts: true,
     readyMs,
@@ -122,6 +131,63 @@ async function startMesh(options: StartOptions): Promise<Server> {
     async [Symbol.asyncDispose]() {
       await users[Symbol.asyncDispose]();
       await finish(server, options, directory);
+    },
+  };
+}
+
+/** Routers in processes of their own, whose CPU time counts, and one process with everything else. */
+export async function startRouters(count: number, engines: NodeJS.ProcessEnv): Promise<Server> {
+  const directory = new DataDirectory();
+  const [edge, edgeH2, user, presence, ...ports] = await freePorts(4 + 1 + 2 * count);
+  const chats = ports.splice(0, count);
+  const secret = randomBytes(32).toString('hex');
+  const began = performance.now();
+  const start = (services: string[], admin: number | undefined, env: NodeJS.ProcessEnv) =>
+    new ServerProcess([...meshArgs(), ...services], {
+      ...process.env,
+      ...engines,
+      EDGE_PORT: `${edge}`,
+      EDGE_H2_PORT: `${edgeH2}`,
+      USER_PORT: `${user}`,
+      PRESENCE_PORT: `${presence}`,
+      CHAT_ADDRESSES: chats.map((port) => `127.0.0.1:${port}`).join(),
+      ADMIN_PORT: `${admin}`,
+      DATA_DIR: directory.path,
+      SEND_RATE: '0',
+      MAX_CONNECTIONS_PER_USER: '0',
+      LOG_LEVEL: 'warn',
+      AUTH_HS256_SECRET: secret,
+      ...env,
+    });
+  const others = start(['edge', 'user', 'presence'], ports[0], {});
+  const routers = chats.map((port, at) => start(['chat'], ports[at + 1], { CHAT_PORT: `${port}` }));
+  const all = [others, ...routers];
+  const died = Promise.race(all.map((process) => process.died));
+  died.catch(() => {});
+  const ready = Promise.all(ports.map((admin) => untilReady(`http://127.0.0.1:${admin}/readyz`)));
+  await Promise.race([ready, died]).catch((error: Error) => {
+    throw new Error(`the mesh did not start: ${error.message}\n${all.map(({ tail }) => tail).join('\n')}`);
+  });
+  const readyMs = performance.now() - began;
+  const users = new MeshUsers(`127.0.0.1:${user}`, secret);
+  return {
+    target: 'mesh-on-engines',
+    process: {
+      died,
+      get tail() {
+        return all.map(({ tail }) => tail).join('\n');
+      },
+    },
+    pids: routers.map(({ pid }) => pid),
+    url: `ws://127.0.0.1:${edge}/connect`,
+    receipts: true,
+    readyMs,
+    createUsers: (count) => users.create(count),
+    addDevices: (account, count) => users.addDevices(account, count),
+    async [Symbol.asyncDispose]() {
+      await users[Symbol.asyncDispose]();
+      await Promise.all(all.map((process) => process.stop()));
+      directory[Symbol.dispose]();
     },
   };
 }

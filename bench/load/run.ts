@@ -31,8 +31,8 @@ export async function runTraffic(job: TrafficJob): Promise<TrafficResult> {
 
   traffic.meter.reset();
   const samples: TrafficResult['memory'] = [];
-  const watch = stopwatch(job.serverPid);
-  const sample = () => samples.push({ seconds: watch().seconds, memory: memory(job.serverPid) });
+  const watch = stopwatch(job.serverPids);
+  const sample = () => samples.push({ seconds: watch().seconds, memory: memory(job.serverPids) });
   const sampler = job.sampleMemoryMs > 0 ? setInterval(sample, job.sampleMemoryMs) : undefined;
   await Promise.race([sleep(job.measureMs), traffic.failed]);
   const { seconds, serverCpuSeconds, loadCpuSeconds } = watch();
@@ -51,7 +51,7 @@ export async function runTraffic(job: TrafficJob): Promise<TrafficResult> {
 export async function runFill(job: FillJob): Promise<FillResult> {
   const traffic = new Traffic(job.routes, job);
   await traffic.connect();
-  const watch = stopwatch(job.serverPid);
+  const watch = stopwatch(job.serverPids);
   traffic.startClosedLoop(job.window, job.messagesPerRoute);
   const broken = await traffic.settle({ deliveries: job.online, receipts: job.online && job.receipts });
   const { seconds, serverCpuSeconds } = watch();
@@ -65,12 +65,12 @@ export async function runDrain(job: DrainJob): Promise<DrainResult> {
   const routes = job.senders.map((sender) => ({ sender, recipient: [job.recipient] }));
   const traffic = new Traffic(routes, { ...job, online: false });
   await traffic.connect();
-  const storing = stopwatch(job.serverPid);
+  const storing = stopwatch(job.serverPids);
   traffic.startClosedLoop(job.window, messagesPerRoute);
   await traffic.settle({ deliveries: false, receipts: false });
   const stored = storing();
 
-  const draining = stopwatch(job.serverPid);
+  const draining = stopwatch(job.serverPids);
   // caught_up follows the last message of the backlog.
   await traffic.connectRecipients();
   const drained = draining();
@@ -90,15 +90,15 @@ export async function runDrain(job: DrainJob): Promise<DrainResult> {
 export async function runIdle(job: IdleJob): Promise<IdleResult> {
   const routes = job.accounts.map((account) => ({ sender: account, recipient: [account] }));
   const traffic = new Traffic(routes, { ...job, online: false });
-  const before = await collectedMemory(job.serverPid);
-  const watch = stopwatch(job.serverPid);
+  const before = await collectedMemory(job.serverPids);
+  const watch = stopwatch(job.serverPids);
   await traffic.connect();
   const { seconds, serverCpuSeconds } = watch();
   await Promise.race([sleep(SOON_MS), traffic.failed]);
-  const soon = memory(job.serverPid);
+  const soon = memory(job.serverPids);
   await Promise.race([sleep(LEFT_ALONE_MS), traffic.failed]);
-  const after = await Promise.race([settledMemory(job.serverPid), traffic.failed]);
-  const collected = await Promise.race([collectedMemory(job.serverPid), traffic.failed]);
+  const after = await Promise.race([settledMemory(job.serverPids), traffic.failed]);
+  const collected = await Promise.race([collectedMemory(job.serverPids), traffic.failed]);
   await traffic.end();
   return {
     connections: job.accounts.length,
@@ -112,32 +112,34 @@ export async function runIdle(job: IdleJob): Promise<IdleResult> {
 }
 
 /** Starts measuring; the returned function says what passed since. */
-function stopwatch(serverPid: number) {
+function stopwatch(serverPids: readonly number[]) {
   const begin = performance.now();
-  const server = cpuSeconds(serverPid);
+  const server = cpuSeconds(serverPids);
   const own = process.cpuUsage();
   return () => {
     const { user, system } = process.cpuUsage(own);
     return {
       seconds: (performance.now() - begin) / 1000,
-      serverCpuSeconds: cpuSeconds(serverPid) - server,
+      serverCpuSeconds: cpuSeconds(serverPids) - server,
       loadCpuSeconds: (user + system) / 1_000_000,
     };
   };
 }
 
 /** The server's memory after its garbage was collected, which gives pages back little by little. */
-function collectedMemory(serverPid: number): Promise<Memory> {
-  return settledMemory(serverPid, () => process.kill(serverPid, 'SIGUSR2'));
+function collectedMemory(serverPids: readonly number[]): Promise<Memory> {
+  return settledMemory(serverPids, () => {
+    for (const pid of serverPids) process.kill(pid, 'SIGUSR2');
+  });
 }
 
 /** The server's memory once it has settled, or at the end of the wait. */
-async function settledMemory(serverPid: number, everySecond: () => void = () => {}): Promise<Memory> {
+async function settledMemory(serverPids: readonly number[], everySecond: () => void = () => {}): Promise<Memory> {
   const samples: Memory[] = [];
   for (let second = 0; second < SETTLE_TIMEOUT_SECONDS; second++) {
     everySecond();
     await sleep(1000);
-    samples.push(memory(serverPid));
+    samples.push(memory(serverPids));
     const recent = samples.slice(-SETTLED_SAMPLES).map(({ residentKiB }) => residentKiB);
     const range = Math.max(...recent) - Math.min(...recent);
     if (recent.length === SETTLED_SAMPLES && range <= SETTLED_SHARE * Math.max(...recent)) break;
