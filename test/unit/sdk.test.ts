@@ -118,10 +118,11 @@ describe('sending', () => {
       retriedAtMs ||= performance.now();
       return accept(frame);
     };
-    const chat = await open();
+    let refused = 0;
+    const chat = await open({ onTrace: (entry) => void (entry.kind === 'in' && 'error' in entry.frame && refused++) });
     const first = chat.send({ to: grace, text: 'first' });
     const second = chat.send({ to: grace, text: 'second' });
-    await until(() => refusals === 2);
+    await until(() => refused === 2);
     const third = chat.send({ to: grace, text: 'third' });
     await Promise.all([first, second, third]);
     expect(retriedAtMs - refusedAtMs).toBeGreaterThan(40);
