@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
 import { createClient, createLogger } from '@chatmesh/mesh';
-import { Cassandra, Postgres, Pulsar, Redis } from '#engines';
+import { Cassandra, CassandraCluster, Postgres, Pulsar, PulsarCluster, Redis } from '#engines';
 import { CuttableWire } from '../cuttable-wire.js';
 import { freePorts, MeshProcess, type ServiceName, type TestUser } from '../mesh.js';
 
@@ -19,11 +19,16 @@ export const EDGES = 2;
 export const ROUTERS = 3;
 const PARTITIONS = 12;
 
+/** True has three Cassandra nodes, with three replicas of everything, and a broker on three bookies (quorums 3/3/2). */
+export const REPLICATED = process.env.FAULT_REPLICATED === 'true';
+
 /** A mesh of separate processes on real engines of its own: two edges, two routers and a place for a third, user, presence. */
 export class Cluster implements AsyncDisposable {
   readonly directory = mkdtempSync(join(tmpdir(), 'chatmesh-faults-'));
-  readonly pulsar = new Pulsar({ directory: join(this.directory, 'pulsar') });
-  readonly cassandra = new Cassandra({ directory: join(this.directory, 'cassandra') });
+  readonly pulsar = new (REPLICATED ? PulsarCluster : Pulsar)({ directory: join(this.directory, 'pulsar') });
+  readonly cassandra = new (REPLICATED ? CassandraCluster : Cassandra)({
+    directory: join(this.directory, 'cassandra'),
+  });
   readonly redis = new Redis({ directory: join(this.directory, 'redis') });
   readonly postgres = new Postgres({ directory: join(this.directory, 'postgres') });
   readonly edges: MeshProcess[] = [];
@@ -100,7 +105,7 @@ export class Cluster implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all(this.processes.map((process) => process.end('SIGKILL')));
     await Promise.all(this.wires.flat().map((wire) => wire[Symbol.asyncDispose]()));
-    await Promise.all(this.engines.map((engine) => engine.kill()));
+    await Promise.all(this.engines.map((engine) => engine.wipe()));
     rmSync(this.directory, { recursive: true, force: true });
   }
 
@@ -115,7 +120,7 @@ export class Cluster implements AsyncDisposable {
       PATH: process.env.PATH,
       ...Object.assign({}, ...this.engines.map((engine) => engine.env)),
       PULSAR_PARTITIONS: String(PARTITIONS),
-      SCYLLA_REPLICATION_FACTOR: '1',
+      SCYLLA_REPLICATION_FACTOR: REPLICATED ? '3' : '1',
       CHAT_FINGERPRINT_KEY: randomBytes(32).toString('hex'),
       USER_PORT: String(user),
       PRESENCE_PORT: String(presence),

@@ -12,7 +12,12 @@ export interface Fault {
   /** Does it; resolves when service may be expected back. */
   inject(): Promise<void>;
   /** Puts right what the fault leaves behind, once service is back. */
-  mend?(): Promise<void>;
+  mend?(): Promise<unknown>;
+}
+
+interface Restartable {
+  kill(): Promise<void>;
+  start(): Promise<unknown>;
 }
 
 const PAUSE_MS = 20_000;
@@ -30,11 +35,24 @@ export function faultsOf(cluster: Cluster, random: () => number): Fault[] {
     await sleep(random() * 1_000);
     await process.start();
   };
-  const restarted = async (engine: { kill(): Promise<void>; start(): Promise<void> }) => {
+  const restarted = async (engine: Restartable) => {
     await engine.kill();
     await sleep(random() * 2_000);
     await engine.start();
   };
+  const whole = (name: string, engine: Restartable): Fault => ({
+    name: `${name} killed and restarted`,
+    engine: true,
+    inject: () => restarted(engine),
+  });
+  // No outage: the others go on.
+  const one =
+    (name: string) =>
+    (engine: Restartable, at: number): Fault => ({
+      name: `kill -9 of ${name} ${at + 1} of 3`,
+      inject: () => engine.kill(),
+      mend: () => engine.start(),
+    });
   return [
     { name: 'kill -9 of an edge', inject: () => killed(either(cluster.edges)) },
     { name: 'kill -9 of a router', inject: () => killed(either(cluster.routers)) },
@@ -94,8 +112,10 @@ export function faultsOf(cluster: Cluster, random: () => number): Fault[] {
     },
     { name: 'Redis FLUSHALL', inject: () => flushAll(cluster.redis.ports.redis ?? 0) },
     { name: 'Redis killed and restarted', engine: true, inject: () => restarted(cluster.redis) },
-    { name: 'Pulsar killed and restarted', engine: true, inject: () => restarted(cluster.pulsar) },
-    { name: 'Cassandra killed and restarted', engine: true, inject: () => restarted(cluster.cassandra) },
+    ...('kill' in cluster.pulsar ? [whole('Pulsar', cluster.pulsar)] : cluster.pulsar.bookies.map(one('bookie'))),
+    ...('kill' in cluster.cassandra
+      ? [whole('Cassandra', cluster.cassandra)]
+      : cluster.cassandra.nodes.map(one('Cassandra node'))),
     {
       name: 'PostgreSQL stopped for 20 s',
       engine: true,
