@@ -300,6 +300,14 @@ export class PulsarAdmin {
     await this.#call('DELETE', `${pathOf(topic)}/partitions?force=true`);
   }
 
+  /** How many bytes wait in each partition of a topic, by the partition's full name. */
+  async backlogBytes(topic: string): Promise<Map<string, number>> {
+    const stats = (await this.#call('GET', `${pathOf(topic)}/partitioned-stats?perPartition=true`)) as {
+      partitions: Record<string, { backlogSize: number }>;
+    };
+    return new Map(Object.entries(stats.partitions).map(([name, { backlogSize }]) => [name, backlogSize]));
+  }
+
   /** Entries that a subscription has not been acknowledged, over all partitions. */
   async backlog(topic: string, subscription: string): Promise<number> {
     const stats = (await this.#call('GET', `${pathOf(topic)}/partitioned-stats?perPartition=false`)) as {

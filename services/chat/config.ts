@@ -32,7 +32,7 @@ export interface ScyllaConfig extends CassandraOptions {
 export interface PulsarConfig {
   /** pulsar:// or pulsar+ssl://. */
   readonly serviceUrl: string;
-  /** http:// or https://; used by the migration alone. */
+  /** http:// or https://. */
   readonly adminUrl: string;
   /** tenant/namespace. */
   readonly namespace: string;
@@ -41,7 +41,7 @@ export interface PulsarConfig {
   readonly tlsCaFile: string | undefined;
   /** Of the topic that the migration makes. */
   readonly partitions: number;
-  /** What may wait on a partition before it refuses more, bytes. */
+  /** What may wait in a partition before messages for it are refused, bytes; the broker refuses everything at twice that. */
   readonly backlogBytes: number;
   /** 0 to 255; the positions of a higher one come after all of a lower one. */
   readonly epoch: number;
@@ -99,6 +99,11 @@ function readPulsar(env: EnvReader): PulsarConfig | undefined {
       'PULSAR_NAMESPACE must be tenant/namespace; for example PULSAR_NAMESPACE=chatmesh/mesh',
     );
   }
+  if (serviceUrl !== undefined && adminUrl === undefined)
+    env.reject(
+      'PULSAR_ADMIN_URL',
+      `PULSAR_ADMIN_URL must be set because PULSAR_URL is; for example PULSAR_ADMIN_URL=${ADMIN_URL.example}`,
+    );
   return serviceUrl === undefined ? undefined : { serviceUrl, ...config };
 }
 

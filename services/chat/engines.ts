@@ -135,12 +135,19 @@ async function openPulsar(
   logger: Logger,
   closing: Closing,
 ): Promise<Pick<Stores, 'log' | 'deadLetters'>> {
-  const { PulsarClient } = await import('@chatmesh/mesh/pulsar');
+  const { PulsarAdmin, PulsarClient } = await import('@chatmesh/mesh/pulsar');
   const { PulsarMessageLog } = await import('./stores/pulsar-message-log.js');
   const client = await PulsarClient.create({ ...config, logger });
   try {
+    const admin = new PulsarAdmin({ url: config.adminUrl, token: config.token });
+    const backlog = { admin, maxBytes: config.backlogBytes };
     const open = (name: string) =>
-      PulsarMessageLog.open(client, { topic: `persistent://${config.namespace}/${name}`, epoch: config.epoch, logger });
+      PulsarMessageLog.open(client, {
+        topic: `persistent://${config.namespace}/${name}`,
+        epoch: config.epoch,
+        backlog,
+        logger,
+      });
     const log = await open(EVENTS_TOPIC);
     const deadLetters = await open(DEAD_LETTERS_TOPIC);
     closing.push(() => client.close());
@@ -169,6 +176,11 @@ async function openScylla(config: ScyllaConfig, closing: Closing): Promise<Pick<
   return { inbox: new CassandraInboxStore(cassandra), statuses: new CassandraStatusStore(cassandra) };
 }
 
+/**
+ * The broker's own limit, of ours. It must not be reached: a broker that refuses everything also refuses receipts and the claims
+ * of owners, without which nothing that waits is delivered.
+ */
+const HARD_LIMIT = 2;
 const EVENTS_TOPIC = 'events';
 const DEAD_LETTERS_TOPIC = 'dead-letters';
 
@@ -182,7 +194,7 @@ export async function migrateLog(config: PulsarConfig): Promise<string> {
   const { PulsarAdmin } = await import('@chatmesh/mesh/pulsar');
   const { SUBSCRIPTION } = await import('./stores/pulsar-message-log.js');
   const admin = new PulsarAdmin({ url: config.adminUrl, token: config.token });
-  await admin.prepareNamespace(config.namespace, { backlogBytes: config.backlogBytes });
+  await admin.prepareNamespace(config.namespace, { backlogBytes: config.backlogBytes * HARD_LIMIT });
   const topic = (name: string) => `persistent://${config.namespace}/${name}`;
   const prepare = (name: string, partitions: number) =>
     admin.prepareTopic(topic(name), { partitions, subscription: SUBSCRIPTION });

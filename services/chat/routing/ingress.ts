@@ -211,6 +211,8 @@ export class Ingress {
     if (!receiver) return new MeshError('not_found', 'no such recipient');
     if (receiver.blockedUserIds.has(submission.senderId))
       return new MeshError('permission_denied', 'the recipient does not accept messages from this sender');
+    if (!this.#deps.log.takesMessages(submission.receiverId))
+      return new MeshError('unavailable', 'not accepted: too much waits to be delivered, send again later');
     const retryAfterMs = this.#deps.rates.take(submission.senderId, this.#deps.now());
     if (retryAfterMs > 0) return new MeshError('resource_exhausted', 'too many messages', { retryAfterMs });
     return undefined;

@@ -169,6 +169,11 @@ export class LmdbMessageLog implements MessageLog {
     return this.#writable;
   }
 
+  /** The disk is the only limit, and {@link publish} meets it. */
+  takesMessages(): boolean {
+    return true;
+  }
+
   async publish(events: readonly LogEvent[], record?: (positions: readonly Position[]) => void): Promise<Position[]> {
     if (events.length === 0) return [];
     // Encoded before anything is reserved: an event that cannot be must not shift the others.

@@ -73,4 +73,9 @@ export interface MessageLog extends AsyncDisposable {
   consume(handle: (records: LogRecord[]) => void, options: ConsumeOptions): Promise<LogConsumer>;
   /** False while the last attempt to write failed. */
   readonly writable: boolean;
+  /**
+   * False while so much waits in the user's part of the log that no new message should be accepted for it. Everything else is
+   * published all the same: receipts and confirmations are what empties it.
+   */
+  takesMessages(userId: string): boolean;
 }

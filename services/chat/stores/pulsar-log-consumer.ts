@@ -6,12 +6,17 @@ import type { LogConsumer, LogRecord, Position } from './message-log.js';
 
 /** A claim is renewed this often. */
 const CLAIM_MS = 400;
-/** A partition is ours for this long from when a claim was published that has come back. */
+/** A partition is ours for so long from when a claim was published that has come back: the shortest and the longest lease. */
 const LEASE_MS = 2_000;
-/** So long after its first claim an owner waits where there was another one, whose lease runs out meanwhile. */
-const HOLD_MS = 2_500;
+const LONGEST_LEASE_MS = 16_000;
+/** A lease is at least so many times as long as claims take to come back. */
+const PATIENCE = 5;
+/** By how much a lease comes nearer to what would do, with each claim that comes back. */
+const SHORTEN = 0.01;
+/** So much longer than the former owner's lease a new owner waits from its first claim. */
+const MARGIN_MS = 500;
 /** The client waits up to a minute between its attempts to reconnect; so long it may try alone. */
-const PATIENCE_MS = 2_000;
+const RECONNECT_MS = 2_000;
 const RETRY_MS = 500;
 /** A partition whose first claim has not come back by then may not be ours. */
 const FIRST_CLAIM_MS = 5_000;
@@ -74,12 +79,12 @@ interface OwnedPartition {
   held: ReceivedMessage | undefined;
   /** Claims and releases that came before the own claim. */
   stale: ReceivedMessage[];
-  /** Who has claimed the partition before, and has not released it. */
-  readonly formerOwners: Set<string>;
+  /** Who has claimed the partition before, and has not released it, with the longest lease that was claimed. */
+  readonly formerOwners: Map<string, number>;
   /** In which tenures that was. */
   readonly formerTenures: Set<string>;
   /** The claim that has not come back, and when it was published. */
-  pending: { readonly nonce: string; readonly atMs: number } | undefined;
+  pending: { readonly text: string; readonly atMs: number; readonly leaseMs: number } | undefined;
   leaseEndsMs: number;
   latest: ReceivedMessage;
   /** Received and not handed out yet. */
@@ -101,13 +106,15 @@ let tenures = 0;
  * The client says neither when a partition comes nor when it goes, for a lost connection is mended silently, and the broker
  * does not wait for the former owner. So ownership is a lease that is read from the partition itself: its owner publishes
  * *claims* and acts only as long as one that has come back is young enough; whoever gets the partition next waits until the
- * former lease must have run out, unless a *release* tells that it was given back. The last claim stays unacknowledged, so that it is the first that the next owner is
+ * former lease must have run out, which the claim tells, unless a *release* tells that it was given back. The last claim stays unacknowledged, so that it is the first that the next owner is
  * handed; and a message that comes a second time says that the partition may have been elsewhere in between.
  */
 export class PulsarLogConsumer implements LogConsumer {
   readonly #deps: PulsarLogConsumerDeps;
   readonly #id: string;
   #claims = 0;
+  /** What is claimed next. */
+  #leaseMs = LEASE_MS;
   readonly #owned = new Map<number, OwnedPartition>();
   /** By partition, the latest last. */
   readonly #earlier = new Map<number, Received[]>();
@@ -273,10 +280,10 @@ export class PulsarLogConsumer implements LogConsumer {
       state: 'claiming',
       held: undefined,
       stale: [],
-      formerOwners: new Set(),
+      formerOwners: new Map(),
       formerTenures: new Set(),
       pending: undefined,
-      leaseEndsMs: performance.now() + FIRST_CLAIM_MS,
+      leaseEndsMs: performance.now() + Math.max(FIRST_CLAIM_MS, 2 * this.#leaseMs),
       latest: message,
       buffer: [],
     };
@@ -314,13 +321,14 @@ export class PulsarLogConsumer implements LogConsumer {
   /** A claim has come, of whomever. */
   #claimed(owned: OwnedPartition, message: ReceivedMessage): void {
     const { pending } = owned;
-    if (textOf(message.data) !== pending?.nonce) {
+    if (textOf(message.data) !== pending?.text) {
       owned.stale.push(message);
       const consumer = consumerOf(message.data);
       if (consumer === this.#id) return;
       const tenure = tenureOf(message.data);
       if (owned.state === 'claiming') {
-        owned.formerOwners.add(consumer);
+        const leaseMs = Math.max(leaseOf(message.data), owned.formerOwners.get(consumer) ?? 0);
+        owned.formerOwners.set(consumer, leaseMs);
         owned.formerTenures.add(tenure);
       } else if (!owned.formerTenures.has(tenure)) {
         // No late claim of a former owner: somebody has had the partition since, and nothing has told of it.
@@ -329,7 +337,8 @@ export class PulsarLogConsumer implements LogConsumer {
       return;
     }
     owned.pending = undefined;
-    owned.leaseEndsMs = pending.atMs + LEASE_MS;
+    owned.leaseEndsMs = pending.atMs + pending.leaseMs;
+    this.#adapt(performance.now() - pending.atMs);
     const first = owned.state === 'claiming';
     if (first) owned.state = owned.formerTenures.size > 0 ? 'waiting' : 'owned';
     for (const old of owned.stale) this.#subscription.acknowledge(old);
@@ -345,7 +354,15 @@ export class PulsarLogConsumer implements LogConsumer {
       this.#giveUp(owned);
       return;
     }
-    setTimeout(() => this.#giveUp(owned), claimedAtMs + HOLD_MS - performance.now()).unref();
+    const holdMs = Math.max(...owned.formerOwners.values()) + MARGIN_MS;
+    setTimeout(() => this.#giveUp(owned), claimedAtMs + holdMs - performance.now()).unref();
+  }
+
+  /** Claims longer leases where claims are slow to come back, so that a busy machine does not lose what it cannot hold. */
+  #adapt(tookMs: number): void {
+    const enoughMs = Math.max(LEASE_MS, PATIENCE * tookMs);
+    const shorterMs = this.#leaseMs - (this.#leaseMs - enoughMs) * SHORTEN;
+    this.#leaseMs = Math.min(LONGEST_LEASE_MS, Math.max(enoughMs, shorterMs));
   }
 
   /** Hands out what is buffered of partitions that are ours for certain, while there is room. */
@@ -375,18 +392,22 @@ export class PulsarLogConsumer implements LogConsumer {
     if (this.#subscription.connected) this.#downSinceMs = undefined;
     else this.#downSinceMs ??= nowMs;
     for (const [partition, owned] of [...this.#owned]) {
-      if (nowMs > owned.leaseEndsMs) this.#giveUp(owned);
-      else if (!owned.pending) this.#claim(partition, owned);
+      if (nowMs > owned.leaseEndsMs) {
+        this.#leaseMs = Math.min(LONGEST_LEASE_MS, 2 * this.#leaseMs);
+        this.#giveUp(owned);
+      } else if (!owned.pending) this.#claim(partition, owned);
     }
-    if (this.#downSinceMs !== undefined && nowMs - this.#downSinceMs > PATIENCE_MS)
+    if (this.#downSinceMs !== undefined && nowMs - this.#downSinceMs > RECONNECT_MS)
       void this.#renew('the connection was lost');
     this.#handOut();
   }
 
   #claim(partition: number, owned: OwnedPartition): void {
-    const claim = { nonce: `${this.#id}/${owned.tenure}/${++this.#claims}`, atMs: performance.now() };
+    const leaseMs = Math.round(this.#leaseMs);
+    const text = `${this.#id}/${owned.tenure}/${++this.#claims}/${leaseMs}`;
+    const claim = { text, atMs: performance.now(), leaseMs };
     owned.pending = claim;
-    this.#publish(partition, CLAIM, claim.nonce).catch(() => {
+    this.#publish(partition, CLAIM, text).catch(() => {
       if (owned.pending === claim) owned.pending = undefined;
     });
   }
@@ -431,6 +452,10 @@ function consumerOf(data: Buffer): string {
 
 /** In which of its tenures. */
 function tenureOf(claim: Buffer): string {
-  const text = textOf(claim);
-  return text.slice(0, text.lastIndexOf('/'));
+  return textOf(claim).split('/', 2).join('/');
+}
+
+/** For how long, milliseconds. */
+function leaseOf(claim: Buffer): number {
+  return Number(textOf(claim).split('/')[3]);
 }

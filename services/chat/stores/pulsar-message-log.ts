@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { type Logger, MeshError, sleep, toMeshError } from '@chatmesh/mesh';
-import type { MessagePlace, PulsarClient, PulsarProducer } from '@chatmesh/mesh/pulsar';
+import type { MessagePlace, PulsarAdmin, PulsarClient, PulsarProducer } from '@chatmesh/mesh/pulsar';
 import type { ConsumeOptions, LogConsumer, LogRecord, MessageLog, Position } from './message-log.js';
 import { PROBE, PulsarLogConsumer } from './pulsar-log-consumer.js';
 
@@ -11,12 +11,15 @@ export interface PulsarLogOptions {
   readonly topic: string;
   /** 0 to 255: grows when the cluster is replaced by another one, whose places begin anew. */
   readonly epoch: number;
+  /** How much may wait in a partition, bytes, and who knows; without it the broker's own limit is the only one. */
+  readonly backlog?: { readonly admin: PulsarAdmin; readonly maxBytes: number; readonly pollMs?: number } | undefined;
   readonly logger: Logger;
 }
 
 /** All routers are one subscription. */
 export const SUBSCRIPTION = 'routers';
 const REVIVE_MS = 500;
+const BACKLOG_POLL_MS = 5_000;
 /** The client waits up to a minute between its attempts to reconnect; so long it may try alone. */
 const PATIENCE_MS = 2_000;
 
@@ -32,6 +35,9 @@ export class PulsarMessageLog implements MessageLog {
   /** The partition that the last publishing failed on. */
   #refusing: number | undefined;
   #reviving: NodeJS.Timeout | undefined;
+  /** Partitions in which too much waits. */
+  #full: ReadonlySet<number> = new Set();
+  #polling: NodeJS.Timeout | undefined;
   #closed = false;
 
   private constructor(client: PulsarClient, options: PulsarLogOptions, partitions: readonly Partition[]) {
@@ -39,6 +45,11 @@ export class PulsarMessageLog implements MessageLog {
     this.#options = options;
     this.#partitions = partitions;
     this.#reviving = setInterval(() => this.#revive(), REVIVE_MS).unref();
+    const { backlog } = options;
+    if (backlog) {
+      const poll = () => void this.#poll(backlog);
+      this.#polling = setInterval(poll, backlog.pollMs ?? BACKLOG_POLL_MS).unref();
+    }
   }
 
   /**
@@ -75,6 +86,10 @@ export class PulsarMessageLog implements MessageLog {
 
   get writable(): boolean {
     return this.#refusing === undefined && this.#partitions.every(({ producer }) => producer.connected);
+  }
+
+  takesMessages(userId: string): boolean {
+    return this.#full.size === 0 || !this.#full.has(this.#partitionOf(userId));
   }
 
   async publish(events: readonly LogEvent[], record?: (positions: readonly Position[]) => void): Promise<Position[]> {
@@ -116,6 +131,7 @@ export class PulsarMessageLog implements MessageLog {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closed = true;
     clearInterval(this.#reviving);
+    clearInterval(this.#polling);
     await Promise.all([...this.#consumers].map((consumer) => consumer.close()));
     await Promise.all(this.#partitions.map(({ producer }) => producer.close()));
   }
@@ -134,6 +150,21 @@ export class PulsarMessageLog implements MessageLog {
   /** Epoch, ledger, entry and index as fixed-width hexadecimal text. */
   #positionOf({ ledger, entry, index }: MessagePlace): Position {
     return hex(this.#options.epoch, 2) + hex(ledger, 12) + hex(entry, 8) + hex(index, 4);
+  }
+
+  async #poll({ admin, maxBytes }: NonNullable<PulsarLogOptions['backlog']>): Promise<void> {
+    const { logger, topic } = this.#options;
+    try {
+      const sizes = await admin.backlogBytes(topic);
+      const full = new Set(
+        this.#partitions.flatMap((partition, i) => ((sizes.get(partition.topic) ?? 0) > maxBytes ? [i] : [])),
+      );
+      if (full.size > this.#full.size)
+        logger.error({ partitions: [...full], maxBytes }, 'too much waits in the message log: senders are refused');
+      this.#full = full;
+    } catch (error) {
+      logger.debug({ err: error }, 'how much waits in the message log is not known');
+    }
   }
 
   /** Replaces producers that have been without a connection for longer than the client should take. */
