@@ -300,12 +300,18 @@ export class PulsarAdmin {
     await this.#call('DELETE', `${pathOf(topic)}/partitions?force=true`);
   }
 
-  /** How many bytes wait in each partition of a topic, by the partition's full name. */
-  async backlogBytes(topic: string): Promise<Map<string, number>> {
-    const stats = (await this.#call('GET', `${pathOf(topic)}/partitioned-stats?perPartition=true`)) as {
-      partitions: Record<string, { backlogSize: number }>;
+  /** How many bytes a subscription has not acknowledged in each partition of a topic, by the partition's full name. */
+  async backlogBytes(topic: string, subscription: string): Promise<Map<string, number>> {
+    const path = `${pathOf(topic)}/partitioned-stats?perPartition=true&subscriptionBacklogSize=true`;
+    const { partitions } = (await this.#call('GET', path)) as {
+      partitions: Record<string, { subscriptions: Record<string, { backlogSize: number }> }>;
     };
-    return new Map(Object.entries(stats.partitions).map(([name, { backlogSize }]) => [name, backlogSize]));
+    return new Map(
+      Object.entries(partitions).map(([name, { subscriptions }]) => [
+        name,
+        subscriptions[subscription]?.backlogSize ?? 0,
+      ]),
+    );
   }
 
   /** Entries that a subscription has not been acknowledged, over all partitions. */

@@ -155,7 +155,7 @@ export class PulsarMessageLog implements MessageLog {
   async #poll({ admin, maxBytes }: NonNullable<PulsarLogOptions['backlog']>): Promise<void> {
     const { logger, topic } = this.#options;
     try {
-      const sizes = await admin.backlogBytes(topic);
+      const sizes = await admin.backlogBytes(topic, SUBSCRIPTION);
       const full = new Set(
         this.#partitions.flatMap((partition, i) => ((sizes.get(partition.topic) ?? 0) > maxBytes ? [i] : [])),
       );
