@@ -89,9 +89,15 @@ export class Cluster implements AsyncDisposable {
     const topic = `${this.pulsar.env.PULSAR_ADMIN_URL}/admin/v2/persistent/chatmesh/mesh/events`;
     const response = await fetch(`${topic}/partitioned-stats?perPartition=true`).catch(() => undefined);
     if (!response?.ok) return 'the broker says nothing about the log';
-    const { partitions } = (await response.json()) as { partitions: Record<string, { subscriptions: object }> };
+    type Subscription = { msgBacklog: number; activeConsumerName?: string; consumers: { consumerName: string }[] };
+    const { partitions } = (await response.json()) as {
+      partitions: Record<string, { subscriptions: Record<string, Subscription> }>;
+    };
     return Object.entries(partitions)
-      .map(([name, { subscriptions }]) => `${name}: ${JSON.stringify(subscriptions)}`)
+      .map(([name, { subscriptions }]) => {
+        const { msgBacklog, activeConsumerName, consumers = [] } = subscriptions.routers ?? {};
+        return `${name}: ${msgBacklog} entries wait, ${activeConsumerName} of ${consumers.length} has it`;
+      })
       .join('\n');
   }
 

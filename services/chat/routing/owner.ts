@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import type { Confirmation } from '@chatmesh/gen/chat/v1/router';
 import { type Logger, type MeshError, sleep } from '@chatmesh/mesh';
@@ -100,6 +101,8 @@ export class Owner {
   onTransmitted: (message: NonNullable<Tracked['message']>) => void = () => {};
 
   constructor(deps: OwnerDeps) {
+    // Whatever waits out an outage listens to it.
+    setMaxListeners(0, this.#stop.signal);
     this.#deps = deps;
     this.inbox = deps.inbox;
     this.statuses = deps.statuses;
