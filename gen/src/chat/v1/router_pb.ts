@@ -274,7 +274,7 @@ export const SessionOpenedSchema: GenMessage<SessionOpened> = /*@__PURE__*/
   messageDesc(file_chat_v1_router, 5);
 
 /**
- * From router to edge. The parts of one frame take effect in the order of the fields below.
+ * From router to edge. The parts of one frame take effect in the order of the fields below, but `released` before `attach`.
  *
  * @generated from message chat.v1.RouteResponse
  */
