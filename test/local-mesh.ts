@@ -17,30 +17,34 @@ export class LocalMesh implements AsyncDisposable {
   readonly chat: ChatService;
   readonly edge: EdgeService;
   readonly userAddress: string;
+  readonly chatAddress: string;
   readonly #closing: (() => unknown)[];
   #nextNumber = 15_550_000_000;
 
   private constructor(
-    parts: { store: UserStore; chat: ChatService; edge: EdgeService; userAddress: string },
+    parts: { store: UserStore; chat: ChatService; edge: EdgeService; userAddress: string; chatAddress: string },
     closing: (() => unknown)[],
   ) {
     this.store = parts.store;
     this.chat = parts.chat;
     this.edge = parts.edge;
     this.userAddress = parts.userAddress;
+    this.chatAddress = parts.chatAddress;
     this.#closing = closing;
   }
 
   static async start(
     options: {
       env?: Record<string, string>;
+      /** Stays when the mesh ends; one of its own otherwise, that goes. */
+      dataDir?: string;
       chat?: Partial<ChatOverrides> | ((dataDir: string) => Partial<ChatOverrides>);
       edge?: Partial<EdgeOverrides>;
     } = {},
   ): Promise<LocalMesh> {
     const closing: (() => unknown)[] = [];
-    const dataDir = mkdtempSync(join(tmpdir(), 'chatmesh-local-'));
-    closing.push(() => rmSync(dataDir, { recursive: true, force: true }));
+    const dataDir = options.dataDir ?? mkdtempSync(join(tmpdir(), 'chatmesh-local-'));
+    if (options.dataDir === undefined) closing.push(() => rmSync(dataDir, { recursive: true, force: true }));
     const host = '127.0.0.1';
     const names = ['EDGE_PORT', 'EDGE_H2_PORT', 'CHAT_PORT', 'USER_PORT', 'PRESENCE_PORT'];
     const ports = await freePorts(names.length);
@@ -69,7 +73,8 @@ export class LocalMesh implements AsyncDisposable {
     closing.push(() => edge[Symbol.asyncDispose]());
     await edge.start();
     await until(() => edge.ready, { what: 'the router' });
-    return new LocalMesh({ store, chat, edge, userAddress: `${host}:${port('USER_PORT')}` }, closing);
+    const addresses = { userAddress: `${host}:${port('USER_PORT')}`, chatAddress: `${host}:${port('CHAT_PORT')}` };
+    return new LocalMesh({ store, chat, edge, ...addresses }, closing);
   }
 
   get url(): string {

@@ -1,12 +1,14 @@
 import type { WireCodec } from "./wire_runtime.js";
+import { ActorDeviceWire, ActorWire, CloseSessionsRequestWire, CloseSessionsResponseWire, DeadLetterWire, DescribeUserRequestWire, DescribeUserResponseWire, DiscardDeadLettersRequestWire, DiscardDeadLettersResponseWire, ListDeadLettersRequestWire, ListDeadLettersResponseWire, RedriveDeadLettersRequestWire, RedriveDeadLettersResponseWire } from "./chat/v1/admin_wire.js";
 import { AcceptedWire, AckWire, AuthWire, CaughtUpWire, ClientFrameWire, EventWire, FrameErrorWire, GoingAwayWire, HeartbeatWire, MessageWire, PresenceSubscriptionWire, PresenceWire, ReceiptUpdateWire, ReceiptWire, SealedContentWire, SealedForDeviceWire, SealedKeyWire, SendWire, ServerFrameWire, TypingUpdateWire, TypingWire } from "./chat/v1/frames_wire.js";
 import { TimestampWire } from "./google/protobuf/timestamp_wire.js";
 import { AcknowledgeRequestWire, AcknowledgeResponseWire, ConnectRequestWire, ConnectResponseWire, GetStatusRequestWire, GetStatusResponseWire, MemberStateWire, MessageStateWire, ReceiveRequestWire, ReceiveResponseWire, SendRequestWire, SendResponseWire } from "./chat/v1/chat_wire.js";
 import { AnnouncedDeviceWire, AnnounceDevicesRequestWire, AnnounceDevicesResponseWire, ConfirmRequestWire, ConfirmResponseWire, GetMessageStatusRequestWire, GetMessageStatusResponseWire, InboxEntryWire, ListInboxRequestWire, ListInboxResponseWire, SendMessageRequestWire, SendMessageResponseWire } from "./chat/v1/internal_wire.js";
-import { ConfirmationEventWire, DeviceEventWire, LogEventWire, MessageEventWire, MessagePayloadWire, ReceiptEventWire, SessionEventWire } from "./chat/v1/log_wire.js";
+import { CloseEventWire, ConfirmationEventWire, DeviceEventWire, GivenUpWire, LogEventWire, MessageEventWire, MessagePayloadWire, ReceiptEventWire, SessionEventWire } from "./chat/v1/log_wire.js";
 import { AttachResultWire, AttachWire, CloseSessionWire, ConfirmationRefusedWire, ConfirmationWire, EdgeHelloWire, PushWire, RefusalWire, RouteRequestWire, RouteResponseWire, SessionOpenedWire, SubmitResultWire, SubmitWire } from "./chat/v1/router_wire.js";
 import { GetRequestWire, GetResponseWire, WatchRequestWire, WatchResponseWire } from "./presence/v1/presence_wire.js";
 import { ListSessionsRequestWire, ListSessionsResponseWire, LocatedSessionWire, ReportRequestWire, ReportResponseWire, SessionWire } from "./presence/v1/session_wire.js";
+import { SetSuspendedRequestWire, SetSuspendedResponseWire } from "./user/v1/admin_wire.js";
 import { CompleteVerificationRequestWire, CompleteVerificationResponseWire, DeviceWire, ListDevicesRequestWire, ListDevicesResponseWire, RefreshTokenRequestWire, RefreshTokenResponseWire, RevokeDeviceRequestWire, RevokeDeviceResponseWire, StartVerificationRequestWire, StartVerificationResponseWire, TokenPairWire } from "./user/v1/auth_wire.js";
 import { DeleteAccountRequestWire, DeleteAccountResponseWire, ExportDataRequestWire, ExportDataResponseWire, FoundContactWire, GetMeRequestWire, GetMeResponseWire, GetUserRequestWire, GetUserResponseWire, LookupContactsRequestWire, LookupContactsResponseWire, ProfileWire, UpdateProfileRequestWire, UpdateProfileResponseWire, UserWire } from "./user/v1/user_wire.js";
 import { AddContactRequestWire, AddContactResponseWire, BlockedUserWire, BlockRequestWire, BlockResponseWire, ContactWire, ListBlockedRequestWire, ListBlockedResponseWire, ListContactsRequestWire, ListContactsResponseWire, RemoveContactRequestWire, RemoveContactResponseWire, UnblockRequestWire, UnblockResponseWire } from "./user/v1/contact_wire.js";
@@ -24,6 +26,19 @@ export type { WireCodec };
  * The codecs by the name of their message type.
  */
 export const codecs: ReadonlyMap<string, WireCodec> = new Map<string, WireCodec>([
+  ["chat.v1.CloseSessionsRequest", CloseSessionsRequestWire],
+  ["chat.v1.CloseSessionsResponse", CloseSessionsResponseWire],
+  ["chat.v1.DescribeUserRequest", DescribeUserRequestWire],
+  ["chat.v1.ActorDevice", ActorDeviceWire],
+  ["chat.v1.Actor", ActorWire],
+  ["chat.v1.DescribeUserResponse", DescribeUserResponseWire],
+  ["chat.v1.ListDeadLettersRequest", ListDeadLettersRequestWire],
+  ["chat.v1.DeadLetter", DeadLetterWire],
+  ["chat.v1.ListDeadLettersResponse", ListDeadLettersResponseWire],
+  ["chat.v1.RedriveDeadLettersRequest", RedriveDeadLettersRequestWire],
+  ["chat.v1.RedriveDeadLettersResponse", RedriveDeadLettersResponseWire],
+  ["chat.v1.DiscardDeadLettersRequest", DiscardDeadLettersRequestWire],
+  ["chat.v1.DiscardDeadLettersResponse", DiscardDeadLettersResponseWire],
   ["chat.v1.SealedKey", SealedKeyWire],
   ["chat.v1.SealedContent", SealedContentWire],
   ["chat.v1.Send", SendWire],
@@ -75,6 +90,8 @@ export const codecs: ReadonlyMap<string, WireCodec> = new Map<string, WireCodec>
   ["chat.v1.SessionEvent", SessionEventWire],
   ["chat.v1.ConfirmationEvent", ConfirmationEventWire],
   ["chat.v1.DeviceEvent", DeviceEventWire],
+  ["chat.v1.CloseEvent", CloseEventWire],
+  ["chat.v1.GivenUp", GivenUpWire],
   ["chat.v1.LogEvent", LogEventWire],
   ["chat.v1.MessagePayload", MessagePayloadWire],
   ["chat.v1.EdgeHello", EdgeHelloWire],
@@ -100,6 +117,8 @@ export const codecs: ReadonlyMap<string, WireCodec> = new Map<string, WireCodec>
   ["presence.v1.ListSessionsRequest", ListSessionsRequestWire],
   ["presence.v1.LocatedSession", LocatedSessionWire],
   ["presence.v1.ListSessionsResponse", ListSessionsResponseWire],
+  ["user.v1.SetSuspendedRequest", SetSuspendedRequestWire],
+  ["user.v1.SetSuspendedResponse", SetSuspendedResponseWire],
   ["user.v1.StartVerificationRequest", StartVerificationRequestWire],
   ["user.v1.StartVerificationResponse", StartVerificationResponseWire],
   ["user.v1.CompleteVerificationRequest", CompleteVerificationRequestWire],

@@ -82,6 +82,20 @@ export function chatAddressOption(env: Env): Option {
   return new Option('--chat-address <host:port>', 'the chat service').default(`127.0.0.1:${env.CHAT_PORT ?? 7001}`);
 }
 
+/** All routers: each knows only what it owns. */
+export function routersOption(env: Env): Option {
+  return new Option('--chat-addresses <list>', 'all routers, host:port or dns:///name:port, separated by commas')
+    .argParser(parseAddresses)
+    .default(parseAddresses(env.CHAT_ADDRESSES ?? `127.0.0.1:${env.CHAT_PORT ?? 7001}`), 'CHAT_ADDRESSES, or here');
+}
+
+export function parseAddresses(text: string): string[] {
+  const addresses = text.split(',').map((address) => address.trim());
+  if (!addresses.every((address) => /^(dns:\/\/\/)?[\w.:[\]-]+:\d{1,5}$/.test(address)))
+    throw new InvalidArgumentError('It must be like host-1:7001,host-2:7001.');
+  return addresses;
+}
+
 export function jsonOption(): Option {
   return new Option('--json', 'one line of JSON for each thing printed').default(false);
 }

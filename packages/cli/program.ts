@@ -1,4 +1,5 @@
 import { Command, CommanderError, Option } from 'commander';
+import { closeCommand, deadLettersCommand, dealWithCommand, ownerCommand, suspendCommand } from './commands/admin.js';
 import { chatCommand } from './commands/chat.js';
 import { inboxCommand } from './commands/inbox.js';
 import { migrateCommand } from './commands/migrate.js';
@@ -16,6 +17,7 @@ import {
   parseRate,
   parseTtl,
   parseUuid,
+  routersOption,
   tokenOption,
   urlOption,
   userAddressOption,
@@ -111,6 +113,8 @@ function program(terminal: Terminal): Command {
     .addHelpText('after', examples('chatmesh inbox --user-id "$USER_ID"'))
     .action((options) => inboxCommand(terminal, options));
 
+  addAdmin(root, terminal);
+
   root
     .command('migrate')
     .description(
@@ -144,6 +148,58 @@ function program(terminal: Terminal): Command {
       .addOption(urlOption(env))
       .addOption(jsonOption());
   }
+}
+
+/** For operators: asks the services themselves, not the edge. */
+function addAdmin(root: Command, terminal: Terminal): void {
+  const { env } = terminal;
+  const admin = root.command('admin').description('for operators: users, sessions, dead letters');
+  const command = (name: string, description: string) =>
+    admin.command(name).description(description).addOption(routersOption(env)).addOption(jsonOption());
+
+  for (const [name, suspended, description] of [
+    ['suspend', true, 'Forbids a user to connect and to send, and ends its sessions; what others send it waits.'],
+    ['unsuspend', false, 'Lets a suspended user connect and send again.'],
+  ] as const) {
+    command(name, description)
+      .argument('<user_id>', 'who', parseUuid)
+      .addOption(userAddressOption(env))
+      .addHelpText('after', examples(`chatmesh admin ${name} "$USER_ID"`))
+      .action((userId, options) => suspendCommand(terminal, userId, suspended, options));
+  }
+
+  command('close', 'Ends the sessions of a user on all edges; its clients may connect again.')
+    .argument('<user_id>', 'whose', parseUuid)
+    .option('--device <device_id>', 'of this device only', parseUuid)
+    .addHelpText('after', examples('chatmesh admin close "$USER_ID" --device "$DEVICE_ID"'))
+    .action((userId, options) => closeCommand(terminal, userId, options));
+
+  command('owner', 'Says which router owns a user, how its devices stand, and what they wait for.')
+    .argument('<user_id>', 'whose', parseUuid)
+    .addHelpText('after', examples('chatmesh admin owner "$USER_ID" --chat-addresses chat-1:7001,chat-2:7001'))
+    .action((userId, options) => ownerCommand(terminal, userId, options));
+
+  command('dead-letters', 'Lists events that were given up, oldest first, without their content.')
+    .option('--limit <n>', 'at most this many', parseCount, 100)
+    .addHelpText('after', examples('chatmesh admin dead-letters --json'))
+    .action((options) => deadLettersCommand(terminal, options));
+
+  command('redrive', 'Puts dead letters on the log again.')
+    .argument('[id...]', 'which')
+    .option('--all', 'all of them', false)
+    .option(
+      '--deliver-failed',
+      'also messages whose senders were told that they failed: they keep seeing that, and may have sent them again',
+      false,
+    )
+    .addHelpText('after', examples('chatmesh admin redrive --all', 'chatmesh admin redrive --deliver-failed "$ID"'))
+    .action((ids, options) => dealWithCommand(terminal, ids, 'redrive', options));
+
+  command('discard', 'Drops dead letters for good, with their content.')
+    .argument('[id...]', 'which')
+    .option('--all', 'all of them', false)
+    .addHelpText('after', examples('chatmesh admin discard "$ID"'))
+    .action((ids, options) => dealWithCommand(terminal, ids, 'discard', options));
 }
 
 function examples(...lines: string[]): string {

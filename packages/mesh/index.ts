@@ -2,6 +2,7 @@ export * from './abort.js';
 export * from './batcher.js';
 export * from './config.js';
 export * from './errors.js';
+export * from './grpc/addresses.js';
 export * from './grpc/bidi.js';
 export * from './grpc/client.js';
 export * from './grpc/server.js';

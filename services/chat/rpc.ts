@@ -14,7 +14,7 @@ import {
 import { LogEventWire, MessagePayloadWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { SubmitResultWire } from '@chatmesh/gen/wire/chat/v1/router';
 import { type BidiCall, MeshError, type ServiceImpl } from '@chatmesh/mesh';
-import { confirmableId, confirmationOf } from './domain/events.js';
+import { confirmableId, confirmationOf, standingOf } from './domain/events.js';
 import { isUuid, UNCLAIMED_DEVICE } from './domain/ids.js';
 import type { CachedDirectory } from './routing/directory.js';
 import { EdgeLink } from './routing/edge-link.js';
@@ -214,17 +214,10 @@ function submitResult(ref: number, result: Acceptance | MeshError): RouteRespons
 }
 
 function stateOf(record: StatusRecord): MessageState {
-  const status = record.readAtMs
-    ? MessageStatus.READ
-    : record.deliveredAtMs
-      ? MessageStatus.DELIVERED
-      : record.failedAtMs
-        ? MessageStatus.FAILED
-        : MessageStatus.SENT;
   const state = create(MessageStateSchema, {
     serverMessageId: record.serverMessageId,
     clientMessageId: record.clientMessageId,
-    status,
+    status: standingOf(record),
     acceptedAt: timestampFromMs(record.acceptedAtMs),
     code: record.code,
     receiverId: record.recipientId,

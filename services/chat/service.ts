@@ -1,7 +1,9 @@
+import { AdminService } from '@chatmesh/gen/chat/v1/admin';
 import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
 import { RouterService } from '@chatmesh/gen/chat/v1/router';
 import { GrpcServer, MeshError, type Service, type ServiceDeps } from '@chatmesh/mesh';
 import type { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
+import { adminRpc } from './admin-rpc.js';
 import type { ChatConfig } from './config.js';
 import { monotonic } from './domain/clock.js';
 import { Fingerprinter } from './domain/fingerprint.js';
@@ -187,7 +189,10 @@ export class ChatService implements Service {
     const owner = new Owner({ ...stores, directory, presence, now, logger, options });
     const sweeper = new Sweeper({ owner, inbox, statuses, now, logger });
     const rpc = { ingress, owner, directory, log, inbox, statuses };
-    this.#server.add(RouterService, routerRpc(rpc)).add(InternalChatService, internalRpc(rpc));
+    this.#server
+      .add(RouterService, routerRpc(rpc))
+      .add(InternalChatService, internalRpc(rpc))
+      .add(AdminService, adminRpc({ owner, directory, presence, log }));
     const latency = metrics.histogram({
       name: 'chatmesh_accept_to_transmit_seconds',
       help: 'From the acceptance of a message to its transmission to a device.',

@@ -1,4 +1,5 @@
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import type { AdminService } from '@chatmesh/gen/user/v1/admin';
 import type { DirectoryService } from '@chatmesh/gen/user/v1/directory';
 import type { UserService } from '@chatmesh/gen/user/v1/user';
 import { type CallContext, MeshError, type ServiceImpl } from '@chatmesh/mesh';
@@ -88,6 +89,17 @@ export function directoryRpc({ store, issuer, now, newId }: RpcDeps): ServiceImp
 
     async getSigningKeys() {
       return { jwksJson: publicJwks(await store.signingKeys()), issuer: ISSUER };
+    },
+  };
+}
+
+/** What operators ask. */
+export function adminRpc({ store, now }: Pick<RpcDeps, 'store' | 'now'>): ServiceImpl<typeof AdminService> {
+  return {
+    async setSuspended({ userId, suspended }) {
+      if (!(await store.setSuspended(userId, suspended ? now() : undefined)))
+        throw new MeshError('not_found', 'no such user');
+      return {};
     },
   };
 }

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
+import { AdminService } from '@chatmesh/gen/user/v1/admin';
 import { AuthService } from '@chatmesh/gen/user/v1/auth';
 import { ContactService } from '@chatmesh/gen/user/v1/contact';
 import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
@@ -18,7 +19,7 @@ import {
   untilAvailable,
 } from '@chatmesh/mesh';
 import type { UserConfig } from './config.js';
-import { directoryRpc, userRpc } from './rpc.js';
+import { adminRpc, directoryRpc, userRpc } from './rpc.js';
 import { PgliteEngine } from './stores/pglite-engine.js';
 import { PostgresEngine } from './stores/postgres-engine.js';
 import { SqlUserStore } from './stores/sql-user-store.js';
@@ -115,6 +116,7 @@ export class UserService implements Service {
     const deps = { store, issuer: await TokenIssuer.create(key), now, newId };
     this.#server
       .add(DirectoryService, directoryRpc(deps))
+      .add(AdminService, adminRpc(deps))
       .add(ProfileService, userRpc(deps))
       .add(AuthService, auth)
       .add(ContactService, contacts)

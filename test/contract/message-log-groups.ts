@@ -145,6 +145,16 @@ export function messageLogGroupsContract(name: string, engine: LogEngine): void 
       expect(last.map((record) => idOf(record.event))).toEqual(['two']);
     });
 
+    test('a key is owned by the consumer that it is handed to, and by no other', async () => {
+      const members = [await witness.join(), await witness.join()];
+      for (let n = 0; n < 5; n++) await witness.publish(keys);
+      await witness.allHandedOut();
+      for (const member of members) {
+        for (const key of keysOf(member))
+          expect(members.filter(({ consumer }) => consumer.owns(key))).toEqual([member]);
+      }
+    });
+
     test('leaving twice is leaving once', async () => {
       const [first, second] = [await witness.join(), await witness.join()];
       await witness.leave(second);

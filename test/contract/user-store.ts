@@ -206,7 +206,7 @@ export function userStoreContract(engine: string, open: () => Promise<UserStore>
 
       test('tells who is suspended', async () => {
         const user = await createUser();
-        await store.setSuspended(user.userId, AT_MS);
+        expect(await store.setSuspended(user.userId, AT_MS)).toBe(true);
         expect((await resolve(user.userId))?.suspended).toBe(true);
         expect(await find(user.userId, user.deviceId)).toMatchObject({ suspended: true });
         expect(await register(user.userId, randomUUID())).toEqual({
@@ -214,7 +214,8 @@ export function userStoreContract(engine: string, open: () => Promise<UserStore>
           deleted: false,
           device: 'unknown',
         });
-        await store.setSuspended(user.userId, undefined);
+        expect(await store.setSuspended(user.userId, undefined)).toBe(true);
+        expect(await store.setSuspended(randomUUID(), AT_MS)).toBe(false);
         expect((await resolve(user.userId))?.suspended).toBe(false);
       });
     });

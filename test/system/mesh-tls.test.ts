@@ -3,9 +3,11 @@ import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from '
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { AdminService } from '@chatmesh/gen/chat/v1/admin';
 import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
 import { RouterService } from '@chatmesh/gen/chat/v1/router';
 import { SessionService } from '@chatmesh/gen/presence/v1/session';
+import { AdminService as UserAdminService } from '@chatmesh/gen/user/v1/admin';
 import { ContactService } from '@chatmesh/gen/user/v1/contact';
 import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
 import {
@@ -54,6 +56,8 @@ async function serve(tls: MeshTls | undefined): Promise<string> {
         call.onClose(() => {});
       },
     })
+    .add(AdminService, answers<ServiceImpl<typeof AdminService>>())
+    .add(UserAdminService, answers<ServiceImpl<typeof UserAdminService>>())
     .add(InternalChatService, answers<ServiceImpl<typeof InternalChatService>>())
     .add(DirectoryService, answers<ServiceImpl<typeof DirectoryService>>())
     .add(ContactService, answers<ServiceImpl<typeof ContactService>>())
@@ -66,10 +70,13 @@ async function serve(tls: MeshTls | undefined): Promise<string> {
 async function callsOf(address: string, tls: MeshTls | undefined): Promise<Record<string, string>> {
   const options = { address, tls, logger };
   const chat = keep(createClient(InternalChatService, options));
+  const admin = keep(createClient(AdminService, options));
+  const userAdmin = keep(createClient(UserAdminService, options));
   const users = keep(createClient(DirectoryService, options));
   const contacts = keep(createClient(ContactService, options));
   const presence = keep(createClient(SessionService, options));
   const router = keep(createClient(RouterService, options));
+  const userId = '6ba7b810-9dad-41d1-80b4-00c04fd430c8';
   const ended = (call: Promise<unknown>) =>
     call.then(
       () => 'ok',
@@ -84,7 +91,9 @@ async function callsOf(address: string, tls: MeshTls | undefined): Promise<Recor
     });
   return {
     router: await ended(routed()),
-    internal: await ended(chat.listInbox({ userId: '6ba7b810-9dad-41d1-80b4-00c04fd430c8' })),
+    internal: await ended(chat.listInbox({ userId })),
+    admin: await ended(admin.listDeadLetters({})),
+    userAdmin: await ended(userAdmin.setSuspended({ userId })),
     directory: await ended(users.getSigningKeys({})),
     contacts: await ended(contacts.listContacts({})),
     presence: await ended(presence.listSessions({})),
@@ -106,7 +115,9 @@ describe('who may call what', () => {
     ['DNS:other.edge', { router: denied, internal: denied, directory: denied, contacts: denied, presence: denied }],
   ])('%s', async (name, expected) => {
     const address = await serve(tlsOf(authority.issue(...all)));
-    expect(await callsOf(address, tlsOf(authority.issue(name)))).toEqual(expected);
+    const byOperators = name === 'DNS:admin' ? 'ok' : denied;
+    const admin = { admin: byOperators, userAdmin: byOperators };
+    expect(await callsOf(address, tlsOf(authority.issue(name)))).toEqual({ ...expected, ...admin });
   });
 
   test('nobody without a certificate of the mesh, and nobody in plain text', async () => {
@@ -122,6 +133,8 @@ describe('who may call what', () => {
     expect(await callsOf(address, tlsOf(authority.issue('DNS:edge')))).toEqual({
       router: 'unavailable',
       internal: 'unavailable',
+      admin: 'unavailable',
+      userAdmin: denied,
       directory: 'ok',
       contacts: 'ok',
       presence: 'unavailable',

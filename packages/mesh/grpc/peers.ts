@@ -16,6 +16,8 @@ const CALLERS: Readonly<Record<string, readonly string[]>> = {
 
 /** Who may call these. */
 const CALLERS_OF: Readonly<Record<string, readonly string[]>> = {
+  'chat.v1.AdminService': [OPERATOR],
+  'user.v1.AdminService': [OPERATOR],
   'chat.v1.RouterService': ['edge'],
   'chat.v1.InternalChatService': ['edge', BACKEND, OPERATOR],
   'user.v1.DirectoryService': ['edge', 'chat', OPERATOR],

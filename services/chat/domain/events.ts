@@ -26,6 +26,19 @@ export interface ReceiptSubject {
   readonly senderId: string;
 }
 
+/** When what became of a message became of it, milliseconds since 1970; 0 where it did not. */
+interface Standing {
+  readonly deliveredAtMs: number;
+  readonly readAtMs: number;
+  readonly failedAtMs: number;
+  readonly code: string;
+}
+
+/** The event that ends sessions of a user: of one device, or of all where it is ''. */
+export function closeOf(userId: string, deviceId: string): LogEvent {
+  return create(LogEventSchema, { userId, kind: { case: 'close', value: { deviceId } } });
+}
+
 /** The event that tells the owner of a user what one of the user's devices has confirmed, where no session of it can. */
 export function confirmationOf(
   userId: string,
@@ -53,15 +66,25 @@ export function receiptOf(subject: ReceiptSubject, status: MessageStatus, atMs: 
   return event;
 }
 
+/** How far a recorded message has come. What failed stays so, also where an operator has had it delivered later. */
+export function standingOf(record: Standing): MessageStatus {
+  const { deliveredAtMs, readAtMs, failedAtMs } = record;
+  const failedFirst = failedAtMs > 0 && (deliveredAtMs === 0 || failedAtMs <= deliveredAtMs);
+  if (failedFirst) return MessageStatus.FAILED;
+  if (readAtMs > 0) return MessageStatus.READ;
+  return deliveredAtMs > 0 ? MessageStatus.DELIVERED : MessageStatus.SENT;
+}
+
 /** The receipt that says how far a recorded message has come, encoded; undefined when it has only been sent. */
-export function standingReceipt(
-  record: ReceiptSubject & { deliveredAtMs: number; readAtMs: number; failedAtMs: number; code: string },
-): Uint8Array | undefined {
-  let receipt: LogEvent | undefined;
-  if (record.readAtMs) receipt = receiptOf(record, MessageStatus.READ, record.readAtMs);
-  else if (record.deliveredAtMs) receipt = receiptOf(record, MessageStatus.DELIVERED, record.deliveredAtMs);
-  else if (record.failedAtMs) receipt = receiptOf(record, MessageStatus.FAILED, record.failedAtMs, record.code);
-  return receipt && LogEventWire.encode(receipt);
+export function standingReceipt(record: ReceiptSubject & Standing): Uint8Array | undefined {
+  const status = standingOf(record);
+  if (status === MessageStatus.SENT) return undefined;
+  const { deliveredAtMs, readAtMs, failedAtMs } = record;
+  const receipt =
+    status === MessageStatus.FAILED
+      ? receiptOf(record, status, failedAtMs, record.code)
+      : receiptOf(record, status, status === MessageStatus.READ ? readAtMs : deliveredAtMs);
+  return LogEventWire.encode(receipt);
 }
 
 export type { LogEvent, MessageEvent, ReceiptEvent };

@@ -6,6 +6,10 @@ export const NIL_DEVICE = '00000000-0000-0000-0000-000000000000';
 /** The inbox of a user who has no device yet: the first device to register takes it over. */
 export const UNCLAIMED_DEVICE = 'ffffffff-ffff-ffff-ffff-ffffffffffff';
 
+/** The inbox of dead letters. No token names such a user: the edge refuses it. */
+export const DEAD_LETTERS_USER = 'ffffffff-ffff-ffff-ffff-ffffffffffff';
+export const DEAD_LETTERS_DEVICE = UNCLAIMED_DEVICE;
+
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 
 /** Whether `text` is a UUID in lower-case text. */

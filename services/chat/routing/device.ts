@@ -14,6 +14,8 @@ export interface Tracked {
   /** The record on the log, as long as the log holds it. */
   record: LogRecord | undefined;
   readonly receivedAtMs: number;
+  /** An operator has had it handled again: whoever sent it was told that it failed, and is not told otherwise. */
+  readonly redriven: boolean;
   /** Devices for which the event is neither stored in the inbox nor durably confirmed: at 0 the log may forget it. */
   open: number;
   /** Deliveries that are in a window or settle: at 0 the actor may forget the event. */
@@ -43,6 +45,7 @@ export interface Delivery {
 export interface AttachedSession {
   readonly link: EdgeLink;
   readonly number: number;
+  readonly attachedAtMs: number;
   /** The edge has confirmed the attachment. */
   ready: boolean;
   /** Position of the opening: caught_up follows everything up to it. Undefined until the opening was seen. */
@@ -132,6 +135,29 @@ export class Device {
   count(delivery: Delivery, change: 1 | -1): void {
     if (delivery.tracked.message) this.messagesOut += change;
     else this.receiptsOut += change;
+  }
+
+  /** How many events are on their way to the disk: confirmations, and rows. */
+  get writing(): { settling: number; appending: number } {
+    return { settling: this.#settling?.size ?? 0, appending: this.#appending?.size ?? 0 };
+  }
+
+  /** When the oldest of what is not confirmed was last transmitted, milliseconds since 1970; 0 when all is confirmed. */
+  get oldestUnconfirmedAtMs(): number {
+    const [oldest] = this.#window?.values() ?? [];
+    return oldest?.sentAtMs ?? 0;
+  }
+
+  /** What has to happen before the device is sent more; '' when nothing has to. */
+  get waitsFor(): string {
+    const { settling, appending } = this.writing;
+    if (!this.session) return appending > 0 ? `${appending} rows to reach the inbox` : 'a session';
+    if (!this.session.ready) return "its edge's answer";
+    if (settling >= SETTLING_WINDOW) return 'confirmations to reach the disk';
+    if (!this.hasRoom(true)) return `confirmations of ${this.messagesOut} messages`;
+    if (!this.hasRoom(false)) return `acks of ${this.receiptsOut} receipts`;
+    if (this.draining) return 'a page of the inbox';
+    return this.state === 'draining' && appending > 0 ? `${appending} rows to reach the inbox` : '';
   }
 
   /** Nothing of this device is on its way. */

@@ -1,5 +1,6 @@
 import { setMaxListeners } from 'node:events';
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
+import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import type { Confirmation } from '@chatmesh/gen/chat/v1/router';
 import { type Logger, type MeshError, sleep } from '@chatmesh/mesh';
 import { confirmationOf, type ReceiptSubject, receiptOf } from '../domain/events.js';
@@ -7,6 +8,7 @@ import { RecentIds } from '../domain/recent-ids.js';
 import type { InboxStore } from '../stores/inbox-store.js';
 import type { LogConsumer, LogRecord, MessageLog, Position } from '../stores/message-log.js';
 import type { StatusRecord, StatusStore } from '../stores/status-store.js';
+import { DeadLetters, tellsSender } from './dead-letters.js';
 import type { Delivery, Device, Tracked } from './device.js';
 import type { CachedDirectory, DirectoryUser } from './directory.js';
 import type { EdgeLink } from './edge-link.js';
@@ -81,6 +83,8 @@ export class Owner {
   readonly unconfirmed = new Set<Device>();
   readonly #deps: OwnerDeps;
   readonly #ledger: Ledger;
+  /** What could not be handled. */
+  readonly deadLetters: DeadLetters;
   readonly #recipients = new Map<string, Recipient>();
   readonly #links = new Map<string, EdgeLink>();
   readonly #stop = new AbortController();
@@ -93,7 +97,6 @@ export class Owner {
   readonly #seen = new RecentIds(SEEN_EVENTS);
   readonly #seenCopies = new RecentIds(SEEN_EVENTS);
   #consumer: LogConsumer | undefined;
-  #deadConsumer: LogConsumer | undefined;
   #timer: NodeJS.Timeout | undefined;
   #sweptAt = performance.now();
   #releasing = false;
@@ -116,6 +119,11 @@ export class Owner {
       },
       { now: deps.now, signal: this.#stop.signal },
     );
+    this.deadLetters = new DeadLetters({
+      ...deps,
+      whileUnavailable: (attempt) => this.whileUnavailable(attempt),
+      tellSender: (event, position) => this.fail(event, position, 'undeliverable'),
+    });
   }
 
   /** How many users have an actor here. */
@@ -133,25 +141,33 @@ export class Owner {
     return this.#recipients.get(userId)?.tenure;
   }
 
+  /** Whether the log hands a user's events to this router now, as far as it can know. */
+  owns(userId: string): boolean {
+    return this.#consumer?.owns(userId) ?? false;
+  }
+
+  /** The actor of a user, where there is something to do. */
+  actor(userId: string): Recipient | undefined {
+    return this.#recipients.get(userId);
+  }
+
   /** Joins the log's consumers. */
   async start(): Promise<void> {
-    const { log, deadLetters, options } = this.#deps;
+    const { log, options } = this.#deps;
     this.#timer = setInterval(() => this.#sweep(), SWEEP_MS).unref();
     this.#consumer = await log.consume((records) => this.#handle(records), {
       maxUnacknowledged: options.maxUnacknowledged,
       lost: (tenure) => this.#lost(tenure),
     });
     this.#ledger.consumer = this.#consumer;
-    this.#deadConsumer = await deadLetters.consume((records) => void this.#tellFailures(records), {
-      maxUnacknowledged: 1000,
-    });
+    await this.deadLetters.start();
   }
 
   /** Leaves the log's consumers; what is unacknowledged goes to others, or waits. */
   async stop(): Promise<void> {
     clearInterval(this.#timer);
     await this.#consumer?.close();
-    await this.#deadConsumer?.close();
+    await this.deadLetters.stop();
     this.#stop.abort();
   }
 
@@ -294,11 +310,12 @@ export class Owner {
     if (!this.#stop.signal.aborted) this.#deps.logger.error({ err: error }, 'a drain stopped');
   }
 
-  /** Gives a message up and tells its sender. */
-  async fail(record: LogRecord, code: string): Promise<void> {
-    if (record.event.kind.case !== 'message' || record.event.kind.value.copy) return;
-    const message = record.event.kind.value;
-    await this.failMessage(message, () => baseRecord(message, record.position) as StatusRecord, code);
+  /** Gives a message up and tells its sender, unless that has been told already. */
+  async fail(event: LogEvent, position: Position, code: string): Promise<void> {
+    const { kind } = event;
+    if (kind.case !== 'message' || !tellsSender(event)) return;
+    const message = kind.value;
+    await this.failMessage(message, () => baseRecord(message, position) as StatusRecord, code);
   }
 
   async failMessage(subject: ReceiptSubject, base: (() => StatusRecord) | undefined, code: string): Promise<void> {
@@ -330,7 +347,8 @@ export class Owner {
         error = again;
       }
     }
-    await this.#bury(record, error);
+    await this.deadLetters.bury(record, error);
+    this.acknowledge(record);
   }
 
   #handle(records: readonly LogRecord[]): void {
@@ -499,25 +517,5 @@ export class Owner {
     if (this.#stop.signal.aborted) return;
     delivery.row = 'written';
     recipient.stored(delivery);
-  }
-
-  async #bury(record: LogRecord, error: unknown): Promise<void> {
-    this.#deps.logger.error(
-      { err: error, position: record.position, kind: record.event.kind.case },
-      'an event is given up',
-    );
-    await this.whileUnavailable(() => this.#deps.deadLetters.publish([record.event]));
-    this.acknowledge(record);
-  }
-
-  async #tellFailures(records: LogRecord[]): Promise<void> {
-    try {
-      for (const record of records) {
-        await this.fail(record, 'undeliverable');
-        this.#deadConsumer?.acknowledge([record]);
-      }
-    } catch (error) {
-      if (!this.#stop.signal.aborted) this.#deps.logger.error({ err: error }, 'a dead letter could not be reported');
-    }
   }
 }

@@ -15,6 +15,8 @@ const PAGE = 256;
 /** A drain goes on when so many rows fit: a page for every single confirmation would cost more than it brings. */
 const MIN_PAGE = 32;
 const MAX_ACKED_EARLY = 4096;
+const CLOSE_BY_OPERATOR = [1008, 'ended by an operator'] as const;
+const CLOSE_SUSPENDED = [4403, 'the user is suspended'] as const;
 
 /** A session's opening, as the log tells it. */
 type OpenedSession = Pick<SessionEvent, 'edgeId' | 'session' | 'deviceId' | 'reopened'> & {
@@ -38,7 +40,12 @@ export class Recipient {
   #waiting: LogRecord[] = [];
   #busy = true;
   #exists = true;
+  /** Sessions of the user are refused; each that opens has the directory asked again. */
+  #suspended = false;
   #abandoned = false;
+  readonly #sinceMs: number;
+  /** What a step waits for, while `#busy`. */
+  #waitsFor = 'the directory';
   /**
    * Every row from here on was put into the inbox by this actor, which has seen all that was confirmed of them: it need not ask
    * for their status. Undefined before its first event that is new for certain, and for good once a confirmation came late.
@@ -59,6 +66,7 @@ export class Recipient {
   ) {
     this.#owner = owner;
     this.userId = userId;
+    this.#sinceMs = owner.now();
   }
 
   /** Nothing is on its way and nobody is connected. */
@@ -73,11 +81,25 @@ export class Recipient {
     return this.#abandoned;
   }
 
+  /** How it stands, for an operator. */
+  describe() {
+    const onLog = [...this.#tracked.values()].filter(({ record }) => record);
+    return {
+      sinceMs: this.#sinceMs,
+      suspended: this.#suspended,
+      waitsFor: this.#busy ? this.#waitsFor : '',
+      waitingEvents: this.#waiting.length,
+      unacknowledged: onLog.length + this.#waiting.length,
+      devices: [...this.devices.values()],
+    };
+  }
+
   /** Loads what the stores know of the user; records wait meanwhile. */
   async load(): Promise<void> {
     const { user, sessions } = await this.#owner.lookUp(this.userId);
     this.#exists = user !== null;
     if (user) {
+      this.#suspended = user.suspended;
       this.readReceipts = user.readReceipts;
       for (const id of user.deviceIds) this.#register(id);
       const first = this.devices.values().next().value;
@@ -98,7 +120,8 @@ export class Recipient {
     const early = this.#early;
     this.#early = [];
     for (const opened of early) this.#open(opened);
-    const { sessions } = await this.#owner.lookUp(this.userId);
+    const { user, sessions } = await this.#owner.lookUp(this.userId);
+    this.#suspended = user?.suspended ?? false;
     for (const { link, deviceId, number } of sessions) {
       const device = this.devices.get(deviceId);
       if (device && !device.session && !this.#abandoned) this.#attach(device, link, number, undefined, true);
@@ -261,6 +284,7 @@ export class Recipient {
 
   #hold(record: LogRecord, waiting: Promise<void>): void {
     this.#busy = true;
+    this.#waitsFor = `the handling of a ${record.event.kind.case}`;
     void waiting
       .catch((error) => this.#owner.retry(record, () => this.#step(record) ?? Promise.resolve(), error))
       .then(() => {
@@ -275,23 +299,32 @@ export class Recipient {
     switch (kind.case) {
       case 'message':
         if (!this.#exists) return this.#refuseMessage(record);
-        if (record.mayRepeat || this.#owner.seen(kind.value.serverMessageId, kind.value.copy, record.position))
+        if (
+          record.mayRepeat ||
+          record.event.redriven ||
+          this.#owner.seen(kind.value.serverMessageId, kind.value.copy, record.position)
+        )
           return this.#deliverUnconfirmed(record);
         this.#deliver(record, undefined);
         return undefined;
       case 'receipt':
         // A confirmation that came twice, before and after a crash, has published its receipt twice: one is enough.
-        if (this.#owner.seen(kind.value.eventId, false, record.position)) this.#owner.acknowledge(record);
+        if (!record.event.redriven && this.#owner.seen(kind.value.eventId, false, record.position))
+          this.#owner.acknowledge(record);
         else this.#deliver(record, undefined);
         return undefined;
       case 'session': {
         const { deviceId } = kind.value;
         const opened = { ...kind.value, position: record.position };
-        return this.#withDevice(deviceId, () => {
-          this.#open(opened);
-          this.#owner.acknowledge(record);
-        });
+        const open = () =>
+          this.#withDevice(deviceId, () => {
+            this.#open(opened);
+            this.#owner.acknowledge(record);
+          });
+        return this.#suspended ? this.#lookAgain().then(open) : open();
       }
+      case 'close':
+        return this.#closeSessions(record, kind.value.deviceId);
       case 'device':
         return this.#withDevice(kind.value.deviceId, () => this.#owner.acknowledge(record));
       case 'confirmation': {
@@ -308,6 +341,24 @@ export class Recipient {
         this.#owner.acknowledge(record);
         return undefined;
     }
+  }
+
+  async #lookAgain(): Promise<void> {
+    const { user } = await this.#owner.lookUp(this.userId);
+    this.#suspended = user?.suspended ?? false;
+  }
+
+  async #closeSessions(record: LogRecord, deviceId: string): Promise<void> {
+    await this.#lookAgain();
+    const meant = (id: string) => deviceId === '' || id === deviceId;
+    for (const device of this.devices.values()) {
+      const { session } = device;
+      if (!session || !meant(device.id)) continue;
+      this.detach(device, session.link, session.number);
+      const [code, reason] = this.#suspended ? CLOSE_SUSPENDED : CLOSE_BY_OPERATOR;
+      session.link.closeSession(session.number, code, reason);
+    }
+    this.#owner.acknowledge(record);
   }
 
   #withDevice(deviceId: string, then: (device: Device) => void): Promise<void> | undefined {
@@ -355,7 +406,7 @@ export class Recipient {
 
   /** A message whose user has gone since it was accepted. */
   async #refuseMessage(record: LogRecord): Promise<void> {
-    await this.#owner.fail(record, 'not_found');
+    await this.#owner.fail(record.event, record.position, 'not_found');
     this.#owner.acknowledge(record);
   }
 
@@ -366,7 +417,7 @@ export class Recipient {
     const base = baseRecord(message, record.position);
     if (base) await this.#owner.statuses.accept([base]);
     const [known] = await this.#owner.statuses.get([message.serverMessageId]);
-    if (known && !message.copy && known.position !== record.position) {
+    if (known && !message.copy && !record.event.redriven && known.position !== record.position) {
       // A second copy of a message that was accepted once: its sender lost the first answer.
       this.#owner.acknowledge(record);
       return;
@@ -385,7 +436,7 @@ export class Recipient {
       this.#owner.acknowledge(record);
       return;
     }
-    const tracked = this.#track(id, record.payload, message, known);
+    const tracked = this.#track(id, record, known);
     tracked.record = record;
     tracked.deliveries++;
     for (const device of this.devices.values()) {
@@ -459,7 +510,7 @@ export class Recipient {
           device.cursor = row.position;
           if (device.window.has(id)) return;
           // A receipt may have been published twice; where an earlier copy was here too, it is enough.
-          const elsewhere = !message && this.#owner.seen(id, false, row.position);
+          const elsewhere = !message && !event.redriven && this.#owner.seen(id, false, row.position);
           if (elsewhere || (!message && device.ackedEarly.delete(id))) {
             confirmed.push(row.position);
             return;
@@ -469,7 +520,13 @@ export class Recipient {
             return;
           }
           if (device.settling.has(id)) return;
-          this.#transmit(device, this.#track(id, row.payload, message, record), row.position, 'written', false);
+          this.#transmit(
+            device,
+            this.#track(id, { event, payload: row.payload }, record),
+            row.position,
+            'written',
+            false,
+          );
         });
         if (confirmed.length > 0) {
           this.#owner.remove(this.userId, device.id, confirmed).catch((error) => this.#owner.drainFailed(error));
@@ -523,6 +580,10 @@ export class Recipient {
   }
 
   #attach(device: Device, link: EdgeLink, number: number, openedAt: Position | undefined, reopened: boolean): void {
+    if (this.#suspended) {
+      link.closeSession(number, ...CLOSE_SUSPENDED);
+      return;
+    }
     const current = device.session;
     if (current && current.link === link && current.number === number) {
       current.openedAt ??= openedAt;
@@ -538,7 +599,7 @@ export class Recipient {
       this.detach(device, current.link, current.number);
       current.link.closeSession(current.number, 4409, 'replaced by a newer connection of the same device');
     }
-    device.session = { link, number, ready: false, openedAt, caughtUp: false };
+    device.session = { link, number, attachedAtMs: this.#owner.now(), ready: false, openedAt, caughtUp: false };
     device.state = 'draining';
     device.cursor = undefined;
     link.attach(number, device, openedAt === undefined);
@@ -583,7 +644,10 @@ export class Recipient {
         failedAtMs: 0,
         code: '',
       },
-      receipt: news ? receiptOf(message, read ? MessageStatus.READ : MessageStatus.DELIVERED, atMs) : undefined,
+      receipt:
+        news && !tracked.redriven
+          ? receiptOf(message, read ? MessageStatus.READ : MessageStatus.DELIVERED, atMs)
+          : undefined,
       delivery,
     });
   }
@@ -668,14 +732,20 @@ export class Recipient {
     }
   }
 
-  #track(id: string, payload: Uint8Array, message: Tracked['message'], known: StatusRecord | undefined): Tracked {
+  #track(
+    id: string,
+    { event, payload }: Pick<LogRecord, 'event' | 'payload'>,
+    known: StatusRecord | undefined,
+  ): Tracked {
     let tracked = this.#tracked.get(id);
     if (!tracked) {
+      const { kind, redriven } = event;
       tracked = {
         recipient: this,
         id,
         payload,
-        message,
+        message: kind.case === 'message' ? kind.value : undefined,
+        redriven,
         record: undefined,
         receivedAtMs: this.#owner.now(),
         open: 0,

@@ -48,11 +48,13 @@ export class Sweeper {
       const rows = await inbox.page(userId, deviceId, undefined, PAGE);
       const expired: string[] = [];
       for (const { position, payload } of rows) {
-        const { kind } = LogEventWire.decode(payload);
-        const atMs = kind.case === 'message' ? kind.value.acceptedAtMs : kind.case === 'receipt' ? kind.value.atMs : 0n;
+        const { kind, givenUp } = LogEventWire.decode(payload);
+        const acceptedAtMs = kind.case === 'message' ? kind.value.acceptedAtMs : 0n;
+        const atMs = givenUp?.atMs ?? (kind.case === 'receipt' ? kind.value.atMs : acceptedAtMs);
         // Rows stand in the order of acceptance: what follows is younger.
         if (Number(atMs) >= beforeMs) break;
-        if (kind.case === 'message' && !kind.value.copy) {
+        // A dead letter's sender has been told already.
+        if (kind.case === 'message' && !kind.value.copy && !givenUp) {
           const [record] = await statuses.get([kind.value.serverMessageId]);
           if (!record?.deliveredAtMs && !record?.failedAtMs)
             await owner.failMessage(kind.value, record && (() => record), 'expired');

@@ -204,6 +204,7 @@ export class LmdbMessageLog implements MessageLog {
       get unacknowledged() {
         return this.outstanding;
       },
+      owns: (userId) => this.#slots[slotOf(userId)]?.owner === consumer,
       acknowledge: (records) => this.#acknowledge(consumer, records as readonly Outstanding[]),
       flushed: () => this.#writeAcks(),
       close: async () => this.#leave(consumer),

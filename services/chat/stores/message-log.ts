@@ -35,6 +35,8 @@ export interface ConsumeOptions {
 export interface LogConsumer {
   /** Records that it has been handed and has not acknowledged. */
   readonly unacknowledged: number;
+  /** Whether the events of a key are handed to it now; false also while that is not certain. */
+  owns(userId: string): boolean;
   /** Marks records as handled: they are not handed out again, at the latest one second later. */
   acknowledge(records: readonly LogRecord[]): void;
   /**

@@ -43,6 +43,7 @@ export interface PulsarLogConsumerDeps {
   /** Publishes to a partition; resolves when it is durable. */
   readonly publish: (partition: number, data: Uint8Array) => Promise<unknown>;
   readonly positionOf: (place: MessagePlace) => Position;
+  readonly partitionOf: (userId: string) => number;
   readonly logger: Logger;
   readonly handle: (records: LogRecord[]) => void;
   /** Told that the keys of a tenure are no longer this consumer's. */
@@ -147,6 +148,11 @@ export class PulsarLogConsumer implements LogConsumer {
 
   get unacknowledged(): number {
     return this.#outstanding;
+  }
+
+  owns(userId: string): boolean {
+    const owned = this.#owned.get(this.#deps.partitionOf(userId));
+    return owned?.state === 'owned' && performance.now() <= owned.leaseEndsMs;
   }
 
   acknowledge(records: readonly LogRecord[]): void {

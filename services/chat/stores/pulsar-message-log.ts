@@ -118,6 +118,7 @@ export class PulsarMessageLog implements MessageLog {
       subscribe: () => this.#client.subscribe(this.#options.topic, SUBSCRIPTION, id),
       publish: (partition, data) => this.#send(partition, data),
       positionOf: (place) => this.#positionOf(place),
+      partitionOf: (userId) => this.#partitionOf(userId),
       logger: this.#options.logger,
       handle,
       lost: options.lost ?? (() => {}),

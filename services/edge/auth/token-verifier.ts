@@ -27,6 +27,7 @@ interface OwnKeys {
   readonly fetchedAtMs: number;
 }
 
+const MAX_UUID = 'ffffffff-ffff-ffff-ffff-ffffffffffff';
 const NIL_UUID = '00000000-0000-0000-0000-000000000000';
 const MAX_TOKEN_LENGTH = 8192;
 /** Verified tokens are remembered, so that a unary call does not pay for a signature each time. */
@@ -142,6 +143,8 @@ export class TokenVerifier {
 function identityOf(payload: JWTPayload, external: boolean): VerifiedToken {
   const { sub, exp, did } = payload;
   const deviceId = did === undefined ? NIL_UUID : did;
+  // Under these names the routers keep what is nobody's.
+  if (sub === MAX_UUID || deviceId === MAX_UUID) throw unauthenticated('the token names no user or device');
   if (!isUuid(sub)) throw unauthenticated('the token has no sub that is a user_id');
   if (!isUuid(deviceId)) throw unauthenticated('the did of the token is not a device_id');
   return { userId: sub, deviceId, expiresAtMs: (exp as number) * 1000, external };

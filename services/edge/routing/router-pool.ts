@@ -1,11 +1,8 @@
-import { lookup } from 'node:dns/promises';
 import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
-import { type Client, createClient, type Logger, MeshError, type MeshTls } from '@chatmesh/mesh';
+import { addressesOf, type Client, createClient, isName, type Logger, MeshError, type MeshTls } from '@chatmesh/mesh';
 import { rendezvous } from '../domain/rendezvous.js';
 import { type RouterListener, RouterStream } from './router-stream.js';
 
-/** What precedes a name of which every address is a router. */
-const DNS_SCHEME = 'dns:///';
 const RESOLVE_MS = 5_000;
 /** Of calls, this share may be tried again elsewhere, and so many at once: more would add to an outage. */
 const RETRY_SHARE = 0.1;
@@ -36,8 +33,8 @@ export class RouterPool {
   /** @param addresses `host:port`, or `dns:///name:port` for every address of a name, for example of a headless service. */
   constructor(addresses: readonly string[], options: RouterPoolOptions) {
     this.#options = options;
-    this.#names = addresses.filter((address) => address.startsWith(DNS_SCHEME));
-    this.#fixed = addresses.filter((address) => !address.startsWith(DNS_SCHEME));
+    this.#names = addresses.filter(isName);
+    this.#fixed = addresses.filter((address) => !isName(address));
   }
 
   /** Connects to the routers, and follows what the names stand for. */
@@ -111,11 +108,8 @@ export class RouterPool {
   }
 
   async #addressesOf(name: string): Promise<string[] | undefined> {
-    const target = name.slice(DNS_SCHEME.length);
-    const [host, port] = [target.slice(0, target.lastIndexOf(':')), target.slice(target.lastIndexOf(':') + 1)];
     try {
-      const found = await lookup(host, { all: true });
-      return found.map(({ address, family }) => (family === 6 ? `[${address}]:${port}` : `${address}:${port}`));
+      return await addressesOf(name);
     } catch (error) {
       this.#options.logger.warn({ err: error, name }, 'the routers of a name cannot be looked up; keeping those known');
       return undefined;

@@ -189,12 +189,16 @@ export class SqlUserStore implements UserStore {
       .execute();
   }
 
-  async setSuspended(userId: string, sinceMs: number | undefined): Promise<void> {
-    await this.#db
+  async setSuspended(userId: string, sinceMs: number | undefined): Promise<boolean> {
+    const { numUpdatedRows } = await this.#db
       .updateTable('users')
-      .set({ suspended_at: sinceMs === undefined ? null : new Date(sinceMs) })
+      .set((e) => ({
+        suspended_at: sinceMs === undefined ? null : e.fn.coalesce('suspended_at', e.val(new Date(sinceMs))),
+      }))
       .where('id', '=', userId)
-      .execute();
+      .where('deleted_at', 'is', null)
+      .executeTakeFirstOrThrow();
+    return numUpdatedRows > 0n;
   }
 
   async deleteUser(userId: string, atMs: number): Promise<void> {

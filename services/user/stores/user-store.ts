@@ -48,8 +48,12 @@ export interface UserStore extends AsyncDisposable {
   /** Changes the settings that are given. The user must exist. */
   updateSettings(userId: string, changes: { readonly readReceipts?: boolean }): Promise<void>;
 
-  /** Forbids a user to connect and to send, or allows it again with undefined. */
-  setSuspended(userId: string, sinceMs: number | undefined): Promise<void>;
+  /**
+   * Forbids a user to connect and to send, or allows it again with undefined; repeating it keeps the first time.
+   *
+   * @returns false for an unknown or deleted user.
+   */
+  setSuspended(userId: string, sinceMs: number | undefined): Promise<boolean>;
 
   /** Marks a user as deleted and gives its contact number free. Repeating it changes nothing. */
   deleteUser(userId: string, atMs: number): Promise<void>;

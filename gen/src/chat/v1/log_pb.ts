@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file chat/v1/log.proto.
  */
 export const file_chat_v1_log: GenFile = /*@__PURE__*/
-  fileDesc("ChFjaGF0L3YxL2xvZy5wcm90bxIHY2hhdC52MSL9AQoITG9nRXZlbnQSDwoHdXNlcl9pZBgBIAEoCRIoCgdtZXNzYWdlGAIgASgLMhUuY2hhdC52MS5NZXNzYWdlRXZlbnRIABIoCgdyZWNlaXB0GAMgASgLMhUuY2hhdC52MS5SZWNlaXB0RXZlbnRIABIoCgdzZXNzaW9uGAQgASgLMhUuY2hhdC52MS5TZXNzaW9uRXZlbnRIABIyCgxjb25maXJtYXRpb24YBSABKAsyGi5jaGF0LnYxLkNvbmZpcm1hdGlvbkV2ZW50SAASJgoGZGV2aWNlGAYgASgLMhQuY2hhdC52MS5EZXZpY2VFdmVudEgAQgYKBGtpbmQi0gEKDE1lc3NhZ2VFdmVudBIZChFzZXJ2ZXJfbWVzc2FnZV9pZBgBIAEoCRIZChFjbGllbnRfbWVzc2FnZV9pZBgCIAEoCRIRCglzZW5kZXJfaWQYAyABKAkSGAoQc2VuZGVyX2RldmljZV9pZBgEIAEoCRITCgtyZWNlaXZlcl9pZBgFIAEoCRIWCg5hY2NlcHRlZF9hdF9tcxgGIAEoBBIPCgdwYXlsb2FkGAcgASgMEgwKBGNvcHkYCCABKAgSEwoLZmluZ2VycHJpbnQYCSABKAkiWAoOTWVzc2FnZVBheWxvYWQSEQoHY29udGVudBgBIAEoCUgAEigKBnNlYWxlZBgCIAEoCzIWLmNoYXQudjEuU2VhbGVkQ29udGVudEgAQgkKB3BheWxvYWQimwEKDFJlY2VpcHRFdmVudBIQCghldmVudF9pZBgBIAEoCRIZChFzZXJ2ZXJfbWVzc2FnZV9pZBgCIAEoCRIZChFjbGllbnRfbWVzc2FnZV9pZBgDIAEoCRImCgZzdGF0dXMYBCABKA4yFi5jaGF0LnYxLk1lc3NhZ2VTdGF0dXMSDQoFYXRfbXMYBSABKAQSDAoEY29kZRgGIAEoCSJVCgxTZXNzaW9uRXZlbnQSDwoHZWRnZV9pZBgBIAEoCRIPCgdzZXNzaW9uGAIgASgNEhEKCWRldmljZV9pZBgDIAEoCRIQCghyZW9wZW5lZBgEIAEoCCJbChFDb25maXJtYXRpb25FdmVudBIRCglkZXZpY2VfaWQYASABKAkSJgoGc3RhdHVzGAIgASgOMhYuY2hhdC52MS5NZXNzYWdlU3RhdHVzEgsKA2lkcxgDIAMoCSIgCgtEZXZpY2VFdmVudBIRCglkZXZpY2VfaWQYASABKAliBnByb3RvMw", [file_chat_v1_frames]);
+  fileDesc("ChFjaGF0L3YxL2xvZy5wcm90bxIHY2hhdC52MSLZAgoITG9nRXZlbnQSDwoHdXNlcl9pZBgBIAEoCRIoCgdtZXNzYWdlGAIgASgLMhUuY2hhdC52MS5NZXNzYWdlRXZlbnRIABIoCgdyZWNlaXB0GAMgASgLMhUuY2hhdC52MS5SZWNlaXB0RXZlbnRIABIoCgdzZXNzaW9uGAQgASgLMhUuY2hhdC52MS5TZXNzaW9uRXZlbnRIABIyCgxjb25maXJtYXRpb24YBSABKAsyGi5jaGF0LnYxLkNvbmZpcm1hdGlvbkV2ZW50SAASJgoGZGV2aWNlGAYgASgLMhQuY2hhdC52MS5EZXZpY2VFdmVudEgAEiQKBWNsb3NlGAcgASgLMhMuY2hhdC52MS5DbG9zZUV2ZW50SAASIgoIZ2l2ZW5fdXAYCCABKAsyEC5jaGF0LnYxLkdpdmVuVXASEAoIcmVkcml2ZW4YCSABKAhCBgoEa2luZCLSAQoMTWVzc2FnZUV2ZW50EhkKEXNlcnZlcl9tZXNzYWdlX2lkGAEgASgJEhkKEWNsaWVudF9tZXNzYWdlX2lkGAIgASgJEhEKCXNlbmRlcl9pZBgDIAEoCRIYChBzZW5kZXJfZGV2aWNlX2lkGAQgASgJEhMKC3JlY2VpdmVyX2lkGAUgASgJEhYKDmFjY2VwdGVkX2F0X21zGAYgASgEEg8KB3BheWxvYWQYByABKAwSDAoEY29weRgIIAEoCBITCgtmaW5nZXJwcmludBgJIAEoCSJYCg5NZXNzYWdlUGF5bG9hZBIRCgdjb250ZW50GAEgASgJSAASKAoGc2VhbGVkGAIgASgLMhYuY2hhdC52MS5TZWFsZWRDb250ZW50SABCCQoHcGF5bG9hZCKbAQoMUmVjZWlwdEV2ZW50EhAKCGV2ZW50X2lkGAEgASgJEhkKEXNlcnZlcl9tZXNzYWdlX2lkGAIgASgJEhkKEWNsaWVudF9tZXNzYWdlX2lkGAMgASgJEiYKBnN0YXR1cxgEIAEoDjIWLmNoYXQudjEuTWVzc2FnZVN0YXR1cxINCgVhdF9tcxgFIAEoBBIMCgRjb2RlGAYgASgJIlUKDFNlc3Npb25FdmVudBIPCgdlZGdlX2lkGAEgASgJEg8KB3Nlc3Npb24YAiABKA0SEQoJZGV2aWNlX2lkGAMgASgJEhAKCHJlb3BlbmVkGAQgASgIIlsKEUNvbmZpcm1hdGlvbkV2ZW50EhEKCWRldmljZV9pZBgBIAEoCRImCgZzdGF0dXMYAiABKA4yFi5jaGF0LnYxLk1lc3NhZ2VTdGF0dXMSCwoDaWRzGAMgAygJIiAKC0RldmljZUV2ZW50EhEKCWRldmljZV9pZBgBIAEoCSIfCgpDbG9zZUV2ZW50EhEKCWRldmljZV9pZBgBIAEoCSI6CgdHaXZlblVwEhAKCHBvc2l0aW9uGAEgASgJEg4KBnJlYXNvbhgCIAEoCRINCgVhdF9tcxgDIAEoBGIGcHJvdG8z", [file_chat_v1_frames]);
 
 /**
  * One event in a user's stream.
@@ -74,7 +74,29 @@ export type LogEvent = Message<"chat.v1.LogEvent"> & {
      */
     value: DeviceEvent;
     case: "device";
+  } | {
+    /**
+     * An operator ends sessions of the user.
+     *
+     * @generated from field: chat.v1.CloseEvent close = 7;
+     */
+    value: CloseEvent;
+    case: "close";
   } | { case: undefined; value?: undefined };
+
+  /**
+   * Set among the dead letters.
+   *
+   * @generated from field: chat.v1.GivenUp given_up = 8;
+   */
+  givenUp?: GivenUp | undefined;
+
+  /**
+   * True where an operator has published a dead letter again: it is handled although it was seen before.
+   *
+   * @generated from field: bool redriven = 9;
+   */
+  redriven: boolean;
 };
 
 /**
@@ -351,4 +373,60 @@ export type DeviceEvent = Message<"chat.v1.DeviceEvent"> & {
  */
 export const DeviceEventSchema: GenMessage<DeviceEvent> = /*@__PURE__*/
   messageDesc(file_chat_v1_log, 6);
+
+/**
+ * The end of a user's sessions. Its owner asks the directory whether the user is suspended.
+ *
+ * @generated from message chat.v1.CloseEvent
+ */
+export type CloseEvent = Message<"chat.v1.CloseEvent"> & {
+  /**
+   * Of which device; empty for all devices.
+   *
+   * @generated from field: string device_id = 1;
+   */
+  deviceId: string;
+};
+
+/**
+ * Describes the message chat.v1.CloseEvent.
+ * Use `create(CloseEventSchema)` to create a new message.
+ */
+export const CloseEventSchema: GenMessage<CloseEvent> = /*@__PURE__*/
+  messageDesc(file_chat_v1_log, 7);
+
+/**
+ * How an event became a dead letter.
+ *
+ * @generated from message chat.v1.GivenUp
+ */
+export type GivenUp = Message<"chat.v1.GivenUp"> & {
+  /**
+   * Where it stood on the log.
+   *
+   * @generated from field: string position = 1;
+   */
+  position: string;
+
+  /**
+   * The error of the last attempt, as a kind and what may be told of it.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * When, milliseconds since 1970.
+   *
+   * @generated from field: uint64 at_ms = 3;
+   */
+  atMs: bigint;
+};
+
+/**
+ * Describes the message chat.v1.GivenUp.
+ * Use `create(GivenUpSchema)` to create a new message.
+ */
+export const GivenUpSchema: GenMessage<GivenUp> = /*@__PURE__*/
+  messageDesc(file_chat_v1_log, 8);
 

@@ -4,7 +4,7 @@
 
 // What is stored on the message log and in inboxes. Internal: the log's key is the user whom an event concerns.
 
-import type { ConfirmationEvent, DeviceEvent, LogEvent, MessageEvent, MessagePayload, ReceiptEvent, SessionEvent } from "./log_pb.js";
+import type { CloseEvent, ConfirmationEvent, DeviceEvent, GivenUp, LogEvent, MessageEvent, MessagePayload, ReceiptEvent, SessionEvent } from "./log_pb.js";
 import type { WireCodec, WireWriter } from "../../wire_runtime.js";
 import { NO_BYTES, WireReader, writer } from "../../wire_runtime.js";
 import { newSealedContent, readSealedContent, writeSealedContent } from "./frames_wire.js";
@@ -14,6 +14,7 @@ export function newLogEvent(): LogEvent {
     $typeName: "chat.v1.LogEvent",
     userId: "",
     kind: { case: undefined },
+    redriven: false,
   };
 }
 
@@ -46,6 +47,19 @@ export function writeLogEvent(w: WireWriter, m: LogEvent): void {
     writeDeviceEvent(w, m.kind.value);
     w.close(start);
   }
+  if (m.kind.case === "close") {
+    const start = w.open(58);
+    writeCloseEvent(w, m.kind.value);
+    w.close(start);
+  }
+  if (m.givenUp !== undefined) {
+    const start = w.open(66);
+    writeGivenUp(w, m.givenUp);
+    w.close(start);
+  }
+  if (m.redriven) {
+    w.bool(72, m.redriven);
+  }
 }
 
 export function readLogEvent(r: WireReader, end: number, m: LogEvent): LogEvent {
@@ -69,6 +83,15 @@ export function readLogEvent(r: WireReader, end: number, m: LogEvent): LogEvent 
         break;
       case 50:
         m.kind = { case: "device", value: readDeviceEvent(r, r.end(), m.kind.case === "device" ? m.kind.value : newDeviceEvent()) };
+        break;
+      case 58:
+        m.kind = { case: "close", value: readCloseEvent(r, r.end(), m.kind.case === "close" ? m.kind.value : newCloseEvent()) };
+        break;
+      case 66:
+        m.givenUp = readGivenUp(r, r.end(), m.givenUp ?? newGivenUp());
+        break;
+      case 72:
+        m.redriven = r.bool();
         break;
       default:
         r.skip(tag);
@@ -482,6 +505,106 @@ export const DeviceEventWire: WireCodec<DeviceEvent> = {
   },
   decode(bytes) {
     return readDeviceEvent(new WireReader(bytes), bytes.length, newDeviceEvent());
+  },
+};
+
+export function newCloseEvent(): CloseEvent {
+  return {
+    $typeName: "chat.v1.CloseEvent",
+    deviceId: "",
+  };
+}
+
+export function writeCloseEvent(w: WireWriter, m: CloseEvent): void {
+  if (m.deviceId !== "") {
+    w.string(10, m.deviceId);
+  }
+}
+
+export function readCloseEvent(r: WireReader, end: number, m: CloseEvent): CloseEvent {
+  while (r.position < end) {
+    const tag = r.tag();
+    switch (tag) {
+      case 10:
+        m.deviceId = r.string();
+        break;
+      default:
+        r.skip(tag);
+    }
+  }
+  r.done(end);
+  return m;
+}
+
+/**
+ * Encodes, decodes and creates the message chat.v1.CloseEvent.
+ */
+export const CloseEventWire: WireCodec<CloseEvent> = {
+  create: newCloseEvent,
+  encode(m) {
+    const w = writer.begin();
+    writeCloseEvent(w, m);
+    return w.finish();
+  },
+  decode(bytes) {
+    return readCloseEvent(new WireReader(bytes), bytes.length, newCloseEvent());
+  },
+};
+
+export function newGivenUp(): GivenUp {
+  return {
+    $typeName: "chat.v1.GivenUp",
+    position: "",
+    reason: "",
+    atMs: 0n,
+  };
+}
+
+export function writeGivenUp(w: WireWriter, m: GivenUp): void {
+  if (m.position !== "") {
+    w.string(10, m.position);
+  }
+  if (m.reason !== "") {
+    w.string(18, m.reason);
+  }
+  if (m.atMs !== 0n) {
+    w.uint64(24, m.atMs);
+  }
+}
+
+export function readGivenUp(r: WireReader, end: number, m: GivenUp): GivenUp {
+  while (r.position < end) {
+    const tag = r.tag();
+    switch (tag) {
+      case 10:
+        m.position = r.string();
+        break;
+      case 18:
+        m.reason = r.string();
+        break;
+      case 24:
+        m.atMs = r.uint64();
+        break;
+      default:
+        r.skip(tag);
+    }
+  }
+  r.done(end);
+  return m;
+}
+
+/**
+ * Encodes, decodes and creates the message chat.v1.GivenUp.
+ */
+export const GivenUpWire: WireCodec<GivenUp> = {
+  create: newGivenUp,
+  encode(m) {
+    const w = writer.begin();
+    writeGivenUp(w, m);
+    return w.finish();
+  },
+  decode(bytes) {
+    return readGivenUp(new WireReader(bytes), bytes.length, newGivenUp());
   },
 };
 

@@ -1,0 +1,75 @@
+import { WireClient } from './client.js';
+import { type TestMesh, type TestUser, until } from './mesh.js';
+
+/** A confirmation takes effect within a second. */
+const EFFECT_MS = 1_100;
+
+/** What was sent. */
+export interface Sent {
+  readonly text: string;
+  readonly clientId: string;
+  readonly serverId: string;
+  /** The server had it already. */
+  readonly known: boolean;
+}
+
+/** One user writes and another one reads, now and then, while a mesh is stopped, restored and started. */
+export class Drill {
+  readonly #mesh: TestMesh;
+  readonly #writer: TestUser;
+  readonly #reader: TestUser;
+
+  private constructor(mesh: TestMesh, writer: TestUser, reader: TestUser) {
+    this.#mesh = mesh;
+    this.#writer = writer;
+    this.#reader = reader;
+  }
+
+  static async begin(mesh: TestMesh): Promise<Drill> {
+    const [writer, reader] = (await mesh.users(2)) as [TestUser, TestUser];
+    return new Drill(mesh, writer, reader);
+  }
+
+  /** Sends texts in order, each under its old id where it is among `again`; resolves when all are durable. */
+  async send(texts: readonly string[], again: readonly Sent[] = []): Promise<Sent[]> {
+    const client = await WireClient.connect(this.#mesh.url, this.#writer);
+    const ids = texts.map((text) =>
+      client.message(this.#reader, text, again.find((sent) => sent.text === text)?.clientId),
+    );
+    const sent: Sent[] = [];
+    for (const [i, clientId] of ids.entries()) {
+      const { server_message_id: serverId, deduplicated: known = false } = await client.answer(clientId);
+      sent.push({ text: texts[i] as string, clientId, serverId, known });
+    }
+    await client.close();
+    return sent;
+  }
+
+  /** Everything that waits, in the order in which it comes, at least `count` messages; all of it is confirmed, durably. */
+  async receive(count: number): Promise<Pick<Sent, 'text' | 'serverId'>[]> {
+    const client = await WireClient.connect(this.#mesh.url, this.#reader);
+    await client.frame((f) => f.caught_up, 'caught_up');
+    await until(() => client.messages.length >= count, { what: `${count} messages` });
+    const got = client.messages.map((m) => ({ text: m.content as string, serverId: m.server_message_id as string }));
+    if (got.length > 0) client.confirm('delivered', ...got.map(({ serverId }) => serverId));
+    await new Promise((resolve) => setTimeout(resolve, EFFECT_MS));
+    await client.close();
+    return got;
+  }
+}
+
+/** m`from` to m`to`. */
+export function texts(from: number, to: number): string[] {
+  return Array.from({ length: to - from + 1 }, (_, i) => `m${from + i}`);
+}
+
+/** Prints a line of the kind that docs/operations.md shows. */
+export function report(what: string, all: readonly Pick<Sent, 'text'>[], among = texts(1, 99)): void {
+  const named = all.map(({ text }) => text).filter((text) => among.includes(text));
+  console.log(`${what}: ${named.length === 0 ? 'nothing' : `${named.length} (${named[0]} to ${named.at(-1)})`}`);
+}
+
+/** Without what only the sender knows. */
+export function received(sent: readonly Sent[]): Pick<Sent, 'text' | 'serverId'>[] {
+  return sent.map(({ text, serverId }) => ({ text, serverId }));
+}
