@@ -1,6 +1,7 @@
 export * from './abort.js';
 export * from './batcher.js';
 export * from './config.js';
+export * from './engine-times.js';
 export * from './errors.js';
 export * from './grpc/bidi.js';
 export * from './grpc/client.js';

@@ -5,6 +5,7 @@ import { TokenVerifier } from './auth/token-verifier.js';
 import type { EdgeConfig } from './config.js';
 import { Listeners } from './http/listeners.js';
 import { WebSocketEndpoint } from './http/websocket.js';
+import { exposeEdge, rpcMetrics } from './metrics.js';
 import { PresenceReporter } from './routing/presence-reporter.js';
 import { SessionTable } from './sessions/session-table.js';
 
@@ -58,8 +59,9 @@ export class EdgeService implements Service {
       sessions: this.sessions,
       now,
       websocket,
+      interceptor: rpcMetrics(metrics),
     });
-    metrics.gauge({ name: 'chatmesh_sessions', help: 'Open connections on this edge.' }, () => this.sessions.size);
+    exposeEdge(metrics, { sessions: this.sessions, websocket, listeners: this.#listeners });
   }
 
   static async create(

@@ -19,6 +19,12 @@ export function deviceMark(isCopy: boolean, deviceId: string): string {
   return isCopy ? `copy/${deviceId}` : deviceId;
 }
 
+/** When a message was accepted, or a receipt arose, milliseconds since 1970; undefined for other events. */
+export function acceptedAtMs({ kind }: LogEvent): number | undefined {
+  if (kind.case === 'message') return Number(kind.value.acceptedAtMs);
+  return kind.case === 'receipt' ? Number(kind.value.atMs) : undefined;
+}
+
 /** The fields of a message that a receipt repeats. */
 export interface ReceiptSubject {
   readonly serverMessageId: string;

@@ -68,6 +68,11 @@ export class Ingress {
   /** The last batch that was published: batches are answered in their order, whichever is durable first. */
   #answered: Promise<void> = Promise.resolve();
   #draining = false;
+  /** How many submissions had each result: accepted, repeated, or the kind of the refusal. */
+  readonly results = new Map<string, number>([
+    ['accepted', 0],
+    ['repeated', 0],
+  ]);
 
   constructor(deps: IngressDeps) {
     this.#deps = deps;
@@ -89,7 +94,8 @@ export class Ingress {
     const pending: Pending[] = [];
     for (const submission of submissions) {
       if (this.#draining) {
-        answer(submission, new MeshError('unavailable', 'not accepted: the router is leaving, send again'));
+        const leaving = new MeshError('unavailable', 'not accepted: the router is leaving, send again');
+        this.#answer({ submission, answer: answer as Answer }, leaving);
         continue;
       }
       const id = serverMessageId(submission.senderId, submission.clientMessageId);
@@ -102,7 +108,8 @@ export class Ingress {
         continue;
       }
       if (this.#inFlight.size >= MAX_PENDING) {
-        answer(submission, new MeshError('unavailable', 'too many messages wait to be accepted'));
+        const tooMany = new MeshError('unavailable', 'too many messages wait to be accepted');
+        this.#answer(next, tooMany);
         continue;
       }
       this.#inFlight.set(id, undefined);
@@ -279,15 +286,21 @@ export class Ingress {
   }
 
   #finish(pending: Pending, result: Acceptance | MeshError): void {
-    const { id, submission, answer } = pending;
+    const { id } = pending;
     const behind = this.#inFlight.get(id);
     this.#inFlight.delete(id);
-    answer(submission, result);
+    this.#answer(pending, result);
     if (!behind) return;
     for (const repeat of behind) {
-      if (result instanceof MeshError) repeat.answer(repeat.submission, result);
+      if (result instanceof MeshError) this.#answer(repeat, result);
       else this.submit([repeat.submission], repeat.answer);
     }
+  }
+
+  #answer({ submission, answer }: Pick<Pending, 'submission' | 'answer'>, result: Acceptance | MeshError): void {
+    const name = result instanceof MeshError ? result.kind : result.deduplicated ? 'repeated' : 'accepted';
+    this.results.set(name, (this.results.get(name) ?? 0) + 1);
+    answer(submission, result);
   }
 }
 

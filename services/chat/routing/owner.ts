@@ -98,6 +98,10 @@ export class Owner {
   #releasing = false;
   /** Called when an event is transmitted, with the time since its acceptance. */
   onTransmitted: (message: NonNullable<Tracked['message']>) => void = () => {};
+  /** Called when the first device of a recipient confirms a message: when it was accepted, and when that was. */
+  onDelivered: (acceptedAtMs: number, atMs: number) => void = () => {};
+  /** What has happened since the start. */
+  readonly counts = { redeliveries: 0, unconfirmedSessions: 0, deadLetters: 0, failed: new Map<string, number>() };
 
   constructor(deps: OwnerDeps) {
     this.#deps = deps;
@@ -123,6 +127,18 @@ export class Owner {
   /** Events that the log has handed out here and that are not done with. */
   get unacknowledged(): number {
     return this.#consumer?.unacknowledged ?? 0;
+  }
+
+  /** When the oldest message or receipt that the log has handed out here, and that is not done with, was accepted. */
+  get oldestAtMs(): number | undefined {
+    return this.#consumer?.oldestAtMs();
+  }
+
+  /** Events that were transmitted and are not confirmed. */
+  get inFlight(): number {
+    let count = 0;
+    for (const device of this.unconfirmed) count += device.window.size;
+    return count;
   }
 
   /** The tenure in which a user is owned here; undefined where the user has no actor. */
@@ -294,6 +310,8 @@ export class Owner {
   }
 
   async failMessage(subject: ReceiptSubject, base: (() => StatusRecord) | undefined, code: string): Promise<void> {
+    const { failed } = this.counts;
+    failed.set(code, (failed.get(code) ?? 0) + 1);
     const atMs = this.now();
     const { serverMessageId } = subject;
     await this.whileUnavailable(() =>
@@ -453,11 +471,13 @@ export class Owner {
         continue;
       }
       if (delivery.attempts < deliveryRetries) {
+        this.counts.redeliveries++;
         device.recipient.retransmit(delivery, nowMs);
         continue;
       }
       const { session } = device;
       if (!session) return;
+      this.counts.unconfirmedSessions++;
       device.recipient.detach(device, session.link, session.number);
       session.link.closeSession(session.number, 1008, 'deliveries were not confirmed');
       return;
@@ -498,6 +518,7 @@ export class Owner {
       { err: error, position: record.position, kind: record.event.kind.case },
       'an event is given up',
     );
+    this.counts.deadLetters++;
     await this.whileUnavailable(() => this.#deps.deadLetters.publish([record.event]));
     this.acknowledge(record);
   }

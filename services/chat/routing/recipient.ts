@@ -571,7 +571,10 @@ export class Recipient {
     }
     const read = status === MessageStatus.READ && this.readReceipts;
     const news = read ? tracked.readAtMs === 0 : tracked.deliveredAtMs === 0 && tracked.readAtMs === 0;
-    if (tracked.deliveredAtMs === 0) tracked.deliveredAtMs = atMs;
+    if (tracked.deliveredAtMs === 0) {
+      tracked.deliveredAtMs = atMs;
+      this.#owner.onDelivered(Number(message.acceptedAtMs), atMs);
+    }
     if (read && tracked.readAtMs === 0) tracked.readAtMs = atMs;
     this.#owner.confirmed({
       update: {
@@ -631,6 +634,7 @@ export class Recipient {
     const news = read ? record.readAtMs === 0 : record.deliveredAtMs === 0 && record.readAtMs === 0;
     const failed = record.failedAtMs !== 0;
     if (!news && record.devices.includes(deviceId)) return;
+    if (record.deliveredAtMs === 0) this.#owner.onDelivered(record.acceptedAtMs, atMs);
     this.#owner.confirmed({
       update: {
         serverMessageId: record.serverMessageId,

@@ -35,6 +35,8 @@ export interface ConsumeOptions {
 export interface LogConsumer {
   /** Records that it has been handed and has not acknowledged. */
   readonly unacknowledged: number;
+  /** When the oldest message or receipt among these was accepted, milliseconds since 1970; undefined without any. */
+  oldestAtMs(): number | undefined;
   /** Marks records as handled: they are not handed out again, at the latest one second later. */
   acknowledge(records: readonly LogRecord[]): void;
   /**

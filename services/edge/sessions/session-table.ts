@@ -61,6 +61,12 @@ export class SessionTable implements RouterListener {
   #inFlight = 0;
   /** Sessions that are not read because too much is in flight, in the order in which they are read again. */
   #held: Session[] = [];
+  /** What has happened since the start. */
+  readonly counts = { sends: 0, confirmations: 0, otherFrames: 0, refusals: 0, events: 0, opened: 0 };
+  /** How many sessions were closed by this edge, by close code. */
+  readonly closed = new Map<number, number>();
+  /** Called with each answer to a message: the seconds since it came. */
+  onAnswered: (seconds: number) => void = () => {};
   #tick = 0;
   #timer: NodeJS.Timeout | undefined;
   #draining = false;
@@ -77,6 +83,11 @@ export class SessionTable implements RouterListener {
 
   get size(): number {
     return this.#sessions.size;
+  }
+
+  /** Messages handed to routers that have no answer yet. */
+  get inFlight(): number {
+    return this.#inFlight;
   }
 
   get draining(): boolean {
@@ -116,6 +127,7 @@ export class SessionTable implements RouterListener {
       if (other.deviceId === identity.deviceId)
         this.close(other, CLOSE.replaced, 'replaced by a newer connection of the same device');
     }
+    this.counts.opened++;
     this.#sessions.set(session.number, session);
     const others = this.of(identity.userId);
     this.#byUser.set(identity.userId, others.length === 0 ? session : [...others, session]);
@@ -127,6 +139,7 @@ export class SessionTable implements RouterListener {
   /** Ends a session with a close code. */
   close(session: Session, code: number, reason: string): void {
     if (session.closed) return;
+    this.closed.set(code, (this.closed.get(code) ?? 0) + 1);
     session.sink.close(code, reason);
     this.ended(session);
   }
@@ -151,21 +164,26 @@ export class SessionTable implements RouterListener {
     session.refused = 0;
     switch (action.kind) {
       case 'send':
+        this.counts.sends++;
         this.#send(session, action);
         return;
       case 'confirm':
+        this.counts.confirmations++;
         this.#confirm(session, action.status, action.ids);
         return;
       case 'auth':
+        this.counts.otherFrames++;
         void this.#renew(session, action.token);
         return;
       default:
+        this.counts.otherFrames++;
         this.refuse(session, new MeshError('unimplemented', `${action.kind} is not available yet`), '');
     }
   }
 
   /** Answers a frame with an error; ten in a row close the connection. */
   refuse(session: Session, error: MeshError, clientMessageId: string): void {
+    this.counts.refusals++;
     session.sink.error(error, clientMessageId);
     if (error.kind === 'invalid_argument' && ++session.refused >= MAX_REFUSED)
       this.close(session, CLOSE.policy, 'too many bad frames');
@@ -302,7 +320,10 @@ export class SessionTable implements RouterListener {
       if (session.caughtUp) return;
       session.caughtUp = true;
       session.sink.caughtUp();
-    } else session.sink.event(event);
+    } else {
+      this.counts.events++;
+      session.sink.event(event);
+    }
     this.#watch(session);
   }
 
@@ -356,9 +377,11 @@ export class SessionTable implements RouterListener {
     // What is on its way through one router must not be overtaken through another.
     const router = session.unanswered > 1 && session.via?.connected ? session.via : this.routers.of(session.userId);
     session.via = router;
+    const sentAtMs = performance.now();
     this.#submit(router, submitOf(action, session.deviceId), (result) => {
       this.#inFlight--;
       session.unanswered--;
+      this.onAnswered((performance.now() - sentAtMs) / 1000);
       if (session.closed) return;
       if (result instanceof MeshError) session.sink.error(result, clientMessageId);
       else if (result.refusal) session.sink.error(refusalError(result.refusal), clientMessageId);
