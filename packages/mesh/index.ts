@@ -17,3 +17,4 @@ export * from './observe.js';
 export * from './outage.js';
 export * from './redis-config.js';
 export { isPostgresUrl, POSTGRES_URL } from './sql-url.js';
+export * from './traces.js';

@@ -150,13 +150,14 @@ export class PulsarProducer {
   }
 
   /**
-   * Appends a message. Messages keep the order of the calls.
+   * Appends a message, with properties that others may read. Messages keep the order of the calls.
    *
    * @returns its place, when it is durable.
    * @throws MeshError `unavailable`: it may have become durable all the same.
    */
-  async send(data: Uint8Array): Promise<MessagePlace> {
-    const message = { data: Buffer.from(data.buffer, data.byteOffset, data.byteLength) };
+  async send(data: Uint8Array, properties?: Record<string, string>): Promise<MessagePlace> {
+    const buffer = Buffer.from(data.buffer, data.byteOffset, data.byteLength);
+    const message = properties ? { data: buffer, properties } : { data: buffer };
     return placeOf(await this.#publishing.time(() => this.#producer.send(message)).catch(raise));
   }
 

@@ -194,6 +194,7 @@ function submissionOf(
     clientMessageId: message.clientMessageId,
     payload: MessagePayloadWire.encode({ ...MessagePayloadWire.create(), payload }),
     sealed: payload.case === 'sealed',
+    traceparent: '',
   };
 }
 

@@ -168,7 +168,7 @@ export class ChatService implements Service {
 
   async #open(): Promise<Router> {
     const config = this.#config;
-    const { logger, metrics, tls } = this.#deps;
+    const { logger, metrics, tls, traces } = this.#deps;
     const overrides = this.#overrides;
     const closing = this.#closing;
     const stores = await openStores(config, this.#environment, overrides, {
@@ -187,10 +187,10 @@ export class ChatService implements Service {
       overrides.presence ?? closed(closing, new GrpcSessions({ address: config.presenceAddress, logger, tls }));
     const { log, statuses, inbox } = stores;
     const fingerprints = new Fingerprinter(fingerprintKeyOf(config));
-    const ingress = new Ingress({ log, statuses, directory, fingerprints, rates: this.#rates, now });
+    const ingress = new Ingress({ log, statuses, directory, fingerprints, rates: this.#rates, now, traces });
     const { deliveryRetries, deliveryRetryMs } = config;
     const options = { ...OWNER_DEFAULTS, deliveryRetries, deliveryRetryMs, ...overrides.owner };
-    const owner = new Owner({ ...stores, directory, presence, now, logger, options });
+    const owner = new Owner({ ...stores, directory, presence, now, logger, traces, options });
     const sweeper = new Sweeper({ owner, inbox, statuses, now, logger });
     const rpc = { ingress, owner, directory, log, inbox, statuses };
     this.#server.add(RouterService, routerRpc(rpc)).add(InternalChatService, internalRpc(rpc));

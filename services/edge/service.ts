@@ -24,7 +24,7 @@ export class EdgeService implements Service {
   #disposed: Promise<void> | undefined;
 
   private constructor(config: EdgeConfig, deps: ServiceDeps, overrides: Partial<EdgeOverrides>) {
-    const { logger, metrics, tls } = deps;
+    const { logger, metrics, tls, traces } = deps;
     const now = overrides.now ?? Date.now;
     const edgeId = randomUUID();
     const verifier = new TokenVerifier({ config: config.auth, userAddress: config.userAddress, logger, tls, now });
@@ -48,6 +48,7 @@ export class EdgeService implements Service {
       routers: config.routers,
       logger,
       tls,
+      traces,
       now,
       checkToken: (token) => this.#admission.admit(token),
       observer: this.#presence,

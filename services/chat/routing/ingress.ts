@@ -1,7 +1,7 @@
 import type { LogEvent, MessageEvent } from '@chatmesh/gen/chat/v1/log';
 import type { Submit } from '@chatmesh/gen/chat/v1/router';
 import { LogEventWire, MessageEventWire } from '@chatmesh/gen/wire/chat/v1/log';
-import { MeshError, toMeshError } from '@chatmesh/mesh';
+import { MeshError, type Span, type Traces, toMeshError } from '@chatmesh/mesh';
 import { standingReceipt } from '../domain/events.js';
 import type { Fingerprinter } from '../domain/fingerprint.js';
 import { serverMessageId } from '../domain/ids.js';
@@ -14,7 +14,7 @@ import { baseRecord } from './ledger.js';
 /** What a sender hands in, whoever brings it. */
 export type Submission = Pick<
   Submit,
-  'senderId' | 'senderDeviceId' | 'receiverId' | 'groupId' | 'clientMessageId' | 'payload' | 'sealed'
+  'senderId' | 'senderDeviceId' | 'receiverId' | 'groupId' | 'clientMessageId' | 'payload' | 'sealed' | 'traceparent'
 >;
 
 /** The message is durable. */
@@ -36,10 +36,13 @@ interface Pending {
   readonly id: string;
   message: MessageEvent | undefined;
   acceptedAtMs: number;
+  /** Where the message is followed. */
+  readonly span: Span | undefined;
 }
 
 /** More submissions than this waiting for the log are refused with `unavailable`. */
 const MAX_PENDING = 50_000;
+const NO_SPANS: readonly Span[] = [];
 const NO_BYTES = new Uint8Array(0);
 
 export interface IngressDeps {
@@ -50,6 +53,7 @@ export interface IngressDeps {
   readonly rates: TokenBuckets;
   /** Never goes back, so that no sender's timestamps do. */
   readonly now: () => number;
+  readonly traces?: Traces | undefined;
 }
 
 /**
@@ -93,13 +97,14 @@ export class Ingress {
   submit<S extends Submission>(submissions: readonly S[], answer: Answer<S>): void {
     const pending: Pending[] = [];
     for (const submission of submissions) {
+      const span = submission.traceparent === '' ? undefined : this.#follow(submission);
       if (this.#draining) {
         const leaving = new MeshError('unavailable', 'not accepted: the router is leaving, send again');
-        this.#answer({ submission, answer: answer as Answer }, leaving);
+        this.#answer({ submission, answer: answer as Answer, span }, leaving);
         continue;
       }
       const id = serverMessageId(submission.senderId, submission.clientMessageId);
-      const next: Pending = { submission, answer: answer as Answer, id, message: undefined, acceptedAtMs: 0 };
+      const next: Pending = { submission, answer: answer as Answer, id, message: undefined, acceptedAtMs: 0, span };
       if (this.#inFlight.has(id)) {
         // The same message is on its way: what becomes of it decides, and then this is a repeat.
         const behind = this.#inFlight.get(id);
@@ -192,6 +197,7 @@ export class Ingress {
     message.acceptedAtMs = BigInt(acceptedAtMs);
     message.payload = submission.payload as Uint8Array<ArrayBuffer>;
     message.fingerprint = this.#fingerprint(submission);
+    message.traceparent = pending.span?.traceparent ?? submission.traceparent;
     pending.message = message;
     pending.acceptedAtMs = acceptedAtMs;
     if (this.#batch.length === 0) queueMicrotask(() => this.#acceptBatch());
@@ -223,6 +229,7 @@ export class Ingress {
     const events: LogEvent[] = [];
     /** For each event: whose record its position goes into; undefined for copies. */
     const originals: (MessageEvent | undefined)[] = [];
+    const publishing = this.#publishing(batch);
     for (const { submission, message } of batch as readonly Decided[]) {
       events.push(eventOf(submission.receiverId, message));
       originals.push(message);
@@ -240,6 +247,7 @@ export class Ingress {
         recorded = this.#deps.statuses.accept(records);
         recorded.catch(() => {});
       });
+      for (const span of publishing) span.end();
       await recorded;
       await before;
       for (const accepted of batch) {
@@ -251,10 +259,23 @@ export class Ingress {
         });
       }
     } catch (error) {
-      const { message } = toMeshError(error);
+      const { message, kind } = toMeshError(error);
+      for (const span of publishing) span.end({}, kind);
       await before;
       for (const accepted of batch) this.#finish(accepted, new MeshError('unavailable', `not accepted: ${message}`));
     }
+  }
+
+  #follow({ traceparent }: Submission): Span | undefined {
+    return this.#deps.traces?.begin('chat.accept', { parent: traceparent });
+  }
+
+  #publishing(batch: readonly Pending[]): readonly Span[] {
+    const { traces } = this.#deps;
+    if (!traces) return NO_SPANS;
+    const spans: Span[] = [];
+    for (const { span } of batch) if (span) spans.push(traces.begin('log.publish', { parent: span.traceparent }));
+    return spans;
   }
 
   /** Whether the sender has other devices, which get a copy. */
@@ -297,10 +318,16 @@ export class Ingress {
     }
   }
 
-  #answer({ submission, answer }: Pick<Pending, 'submission' | 'answer'>, result: Acceptance | MeshError): void {
+  #answer(
+    { submission, answer, span }: Pick<Pending, 'submission' | 'answer' | 'span'>,
+    result: Acceptance | MeshError,
+  ): void {
     const name = result instanceof MeshError ? result.kind : result.deduplicated ? 'repeated' : 'accepted';
     this.results.set(name, (this.results.get(name) ?? 0) + 1);
     answer(submission, result);
+    if (!span) return;
+    if (result instanceof MeshError) span.end({ 'chatmesh.result': name }, name);
+    else span.end({ 'chatmesh.result': name, 'chatmesh.server_message_id': result.serverMessageId });
   }
 }
 

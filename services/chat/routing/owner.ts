@@ -1,7 +1,7 @@
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import type { Confirmation } from '@chatmesh/gen/chat/v1/router';
-import { type Logger, type MeshError, sleep } from '@chatmesh/mesh';
-import { confirmationOf, type ReceiptSubject, receiptOf } from '../domain/events.js';
+import { type Logger, type MeshError, type Span, sleep, type Traces, traceFields } from '@chatmesh/mesh';
+import { confirmationOf, type ReceiptSubject, receiptOf, traceparentOf } from '../domain/events.js';
 import { RecentIds } from '../domain/recent-ids.js';
 import type { InboxStore } from '../stores/inbox-store.js';
 import type { LogConsumer, LogRecord, MessageLog, Position } from '../stores/message-log.js';
@@ -56,6 +56,7 @@ export interface OwnerDeps {
   readonly presence: SessionFinder;
   readonly now: () => number;
   readonly logger: Logger;
+  readonly traces?: Traces | undefined;
   readonly options: OwnerOptions;
 }
 
@@ -279,6 +280,23 @@ export class Owner {
     this.#held.push(tracked);
   }
 
+  /** Begins a step of an event that is followed. */
+  follow(name: string, { tracked, device, position, row, attempts }: Delivery, startedAtMs?: number): Span | undefined {
+    const { message } = tracked;
+    return this.#deps.traces?.begin(name, {
+      parent: tracked.traceparent,
+      attributes: {
+        ...(message && { 'chatmesh.server_message_id': message.serverMessageId }),
+        'chatmesh.event': message ? (message.copy ? 'copy' : 'message') : 'receipt',
+        'chatmesh.device_id': device.id,
+        'chatmesh.position': position,
+        'chatmesh.from': row === 'none' ? 'log' : 'inbox',
+        'chatmesh.repeats': attempts,
+      },
+      ...(startedAtMs !== undefined && { startedAtMs }),
+    });
+  }
+
   transmitted(tracked: Tracked): void {
     if (tracked.message) this.onTransmitted(tracked.message);
   }
@@ -328,7 +346,10 @@ export class Owner {
     let error = firstError;
     for (let n = 1; n < handlingAttempts; n++) {
       if (this.#stop.signal.aborted) return;
-      this.#deps.logger.warn({ err: error, position: record.position, attempt: n }, 'an event could not be handled');
+      this.#deps.logger.warn(
+        { err: error, position: record.position, attempt: n, ...traceFields(traceparentOf(record.event)) },
+        'an event could not be handled',
+      );
       await sleep(Math.min(HANDLING_RETRY_MAX_MS, handlingRetryMs * 2 ** (n - 1)), { signal: this.#stop.signal }).catch(
         () => {},
       );
@@ -515,7 +536,12 @@ export class Owner {
 
   async #bury(record: LogRecord, error: unknown): Promise<void> {
     this.#deps.logger.error(
-      { err: error, position: record.position, kind: record.event.kind.case },
+      {
+        err: error,
+        position: record.position,
+        kind: record.event.kind.case,
+        ...traceFields(traceparentOf(record.event)),
+      },
       'an event is given up',
     );
     this.counts.deadLetters++;

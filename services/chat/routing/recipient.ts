@@ -1,7 +1,7 @@
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import type { SessionEvent } from '@chatmesh/gen/chat/v1/log';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
-import { confirmableId, deviceMark, type LogEvent, receiptOf } from '../domain/events.js';
+import { confirmableId, deviceMark, type LogEvent, receiptOf, traceparentOf } from '../domain/events.js';
 import { UNCLAIMED_DEVICE } from '../domain/ids.js';
 import type { InboxRow } from '../stores/inbox-store.js';
 import type { LogRecord, Position } from '../stores/message-log.js';
@@ -240,7 +240,7 @@ export class Recipient {
     if (!device.session) return;
     delivery.attempts++;
     delivery.sentAtMs = nowMs;
-    device.session.link.push(device.session.number, tracked.payload);
+    device.session.link.push(device.session.number, tracked.payload, this.#followed(delivery, nowMs));
   }
 
   /** Goes on with a drain that waited for room or for its own rows. */
@@ -385,7 +385,7 @@ export class Recipient {
       this.#owner.acknowledge(record);
       return;
     }
-    const tracked = this.#track(id, record.payload, message, known);
+    const tracked = this.#track(id, record, message, known);
     tracked.record = record;
     tracked.deliveries++;
     for (const device of this.devices.values()) {
@@ -422,7 +422,16 @@ export class Recipient {
     device.window.set(tracked.id, delivery);
     device.cursor = position;
     this.#owner.transmitted(tracked);
-    session.link.push(session.number, tracked.payload);
+    session.link.push(session.number, tracked.payload, this.#followed(delivery, tracked.receivedAtMs));
+  }
+
+  /** What the edge's step stands under; empty where the event is not followed. */
+  #followed(delivery: Delivery, startedAtMs: number): string {
+    const { traceparent } = delivery.tracked;
+    if (traceparent === '') return '';
+    const span = this.#owner.follow('chat.deliver', delivery, startedAtMs);
+    span?.end();
+    return span?.traceparent ?? traceparent;
   }
 
   async #drain(device: Device): Promise<void> {
@@ -469,7 +478,13 @@ export class Recipient {
             return;
           }
           if (device.settling.has(id)) return;
-          this.#transmit(device, this.#track(id, row.payload, message, record), row.position, 'written', false);
+          this.#transmit(
+            device,
+            this.#track(id, { event, payload: row.payload }, message, record),
+            row.position,
+            'written',
+            false,
+          );
         });
         if (confirmed.length > 0) {
           this.#owner.remove(this.userId, device.id, confirmed).catch((error) => this.#owner.drainFailed(error));
@@ -576,6 +591,11 @@ export class Recipient {
       this.#owner.onDelivered(Number(message.acceptedAtMs), atMs);
     }
     if (read && tracked.readAtMs === 0) tracked.readAtMs = atMs;
+    const span =
+      tracked.traceparent === '' || !delivery ? undefined : this.#owner.follow('chat.confirm', delivery, atMs);
+    const receipt = news
+      ? receiptOf(message, read ? MessageStatus.READ : MessageStatus.DELIVERED, atMs, '', span?.traceparent)
+      : undefined;
     this.#owner.confirmed({
       update: {
         serverMessageId: tracked.id,
@@ -586,9 +606,13 @@ export class Recipient {
         failedAtMs: 0,
         code: '',
       },
-      receipt: news ? receiptOf(message, read ? MessageStatus.READ : MessageStatus.DELIVERED, atMs) : undefined,
+      receipt,
       delivery,
     });
+    if (span) {
+      const ended = { 'chatmesh.status': read ? 'read' : 'delivered' };
+      void this.#owner.barrier().then(() => span.end(ended));
+    }
   }
 
   async #confirmLate(deviceId: string, status: MessageStatus, ids: readonly string[]): Promise<string[]> {
@@ -672,7 +696,12 @@ export class Recipient {
     }
   }
 
-  #track(id: string, payload: Uint8Array, message: Tracked['message'], known: StatusRecord | undefined): Tracked {
+  #track(
+    id: string,
+    { event, payload }: Pick<LogRecord, 'event' | 'payload'>,
+    message: Tracked['message'],
+    known: StatusRecord | undefined,
+  ): Tracked {
     let tracked = this.#tracked.get(id);
     if (!tracked) {
       tracked = {
@@ -680,6 +709,7 @@ export class Recipient {
         id,
         payload,
         message,
+        traceparent: traceparentOf(event),
         record: undefined,
         receivedAtMs: this.#owner.now(),
         open: 0,

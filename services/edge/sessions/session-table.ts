@@ -1,10 +1,10 @@
 import { create } from '@bufbuild/protobuf';
 import { MessageStatus, ReceiptUpdateSchema } from '@chatmesh/gen/chat/v1/frames';
 import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
-import type { RouteResponse, Submit } from '@chatmesh/gen/chat/v1/router';
+import type { Push, RouteResponse, Submit } from '@chatmesh/gen/chat/v1/router';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { SubmitWire } from '@chatmesh/gen/wire/chat/v1/router';
-import { type Logger, MeshError, type MeshTls } from '@chatmesh/mesh';
+import { type Logger, MeshError, type MeshTls, type Traces } from '@chatmesh/mesh';
 import { CLOSE } from '../domain/close-codes.js';
 import type { ClientAction } from '../domain/frames.js';
 import { RouterPool } from '../routing/router-pool.js';
@@ -25,6 +25,7 @@ export interface SessionTableDeps {
   readonly routers: readonly string[];
   readonly logger: Logger;
   readonly tls?: MeshTls | undefined;
+  readonly traces?: Traces | undefined;
   readonly now: () => number;
   readonly checkToken: TokenCheck;
   readonly observer: SessionObserver;
@@ -195,8 +196,10 @@ export class SessionTable implements RouterListener {
   }
 
   #submit(router: RouterStream | undefined, submit: Submit, answer: SubmitAnswer): void {
-    if (router) router.submit(submit, answer);
-    else answer(new MeshError('unavailable', 'not accepted: no router can be reached, send again'));
+    const { traces } = this.#deps;
+    const told = traces?.sample() ? follow(traces, submit, answer) : answer;
+    if (router) router.submit(submit, told);
+    else told(new MeshError('unavailable', 'not accepted: no router can be reached, send again'));
   }
 
   /** Tells every client to go elsewhere and waits until what they sent is answered; then closes them. */
@@ -243,7 +246,8 @@ export class SessionTable implements RouterListener {
     if (response.attach.length > 0) this.#takeOver(stream, response.attach);
     for (const push of response.pushes) {
       const event = push.caughtUp ? undefined : LogEventWire.decode(push.event);
-      for (const number of push.sessions) this.#push(stream, number, event);
+      if (push.traceparent === '') for (const number of push.sessions) this.#push(stream, number, event);
+      else this.#pushFollowed(stream, push, event as LogEvent);
     }
     for (const { session: number, serverMessageIds } of response.refused) {
       const session = this.#sessions.get(number);
@@ -325,6 +329,15 @@ export class SessionTable implements RouterListener {
       session.sink.event(event);
     }
     this.#watch(session);
+  }
+
+  #pushFollowed(stream: RouterStream, push: Push, event: LogEvent): void {
+    const span = this.#deps.traces?.begin('edge.transmit', {
+      parent: push.traceparent,
+      attributes: { 'chatmesh.event': event.kind.case === 'receipt' ? 'receipt' : 'message' },
+    });
+    for (const number of push.sessions) this.#push(stream, number, event);
+    span?.end();
   }
 
   /** A client that does not read costs a bounded amount: first it is not read, then it is closed. */
@@ -468,6 +481,18 @@ export class SessionTable implements RouterListener {
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
   }
+}
+
+/** Makes a message's first step, and returns the answer that ends it. */
+function follow(traces: Traces, submit: Submit, answer: SubmitAnswer): SubmitAnswer {
+  const span = traces.begin('edge.receive', { parent: '' });
+  submit.traceparent = span.traceparent;
+  return (result) => {
+    answer(result);
+    const refusal = result instanceof MeshError ? result.kind : result.refusal?.code;
+    if (result instanceof MeshError || refusal !== undefined) span.end({ 'chatmesh.result': refusal ?? '' }, refusal);
+    else span.end({ 'chatmesh.server_message_id': result.serverMessageId });
+  };
 }
 
 /** A submit of a session's device. */

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file chat/v1/log.proto.
  */
 export const file_chat_v1_log: GenFile = /*@__PURE__*/
-  fileDesc("ChFjaGF0L3YxL2xvZy5wcm90bxIHY2hhdC52MSL9AQoITG9nRXZlbnQSDwoHdXNlcl9pZBgBIAEoCRIoCgdtZXNzYWdlGAIgASgLMhUuY2hhdC52MS5NZXNzYWdlRXZlbnRIABIoCgdyZWNlaXB0GAMgASgLMhUuY2hhdC52MS5SZWNlaXB0RXZlbnRIABIoCgdzZXNzaW9uGAQgASgLMhUuY2hhdC52MS5TZXNzaW9uRXZlbnRIABIyCgxjb25maXJtYXRpb24YBSABKAsyGi5jaGF0LnYxLkNvbmZpcm1hdGlvbkV2ZW50SAASJgoGZGV2aWNlGAYgASgLMhQuY2hhdC52MS5EZXZpY2VFdmVudEgAQgYKBGtpbmQi0gEKDE1lc3NhZ2VFdmVudBIZChFzZXJ2ZXJfbWVzc2FnZV9pZBgBIAEoCRIZChFjbGllbnRfbWVzc2FnZV9pZBgCIAEoCRIRCglzZW5kZXJfaWQYAyABKAkSGAoQc2VuZGVyX2RldmljZV9pZBgEIAEoCRITCgtyZWNlaXZlcl9pZBgFIAEoCRIWCg5hY2NlcHRlZF9hdF9tcxgGIAEoBBIPCgdwYXlsb2FkGAcgASgMEgwKBGNvcHkYCCABKAgSEwoLZmluZ2VycHJpbnQYCSABKAkiWAoOTWVzc2FnZVBheWxvYWQSEQoHY29udGVudBgBIAEoCUgAEigKBnNlYWxlZBgCIAEoCzIWLmNoYXQudjEuU2VhbGVkQ29udGVudEgAQgkKB3BheWxvYWQimwEKDFJlY2VpcHRFdmVudBIQCghldmVudF9pZBgBIAEoCRIZChFzZXJ2ZXJfbWVzc2FnZV9pZBgCIAEoCRIZChFjbGllbnRfbWVzc2FnZV9pZBgDIAEoCRImCgZzdGF0dXMYBCABKA4yFi5jaGF0LnYxLk1lc3NhZ2VTdGF0dXMSDQoFYXRfbXMYBSABKAQSDAoEY29kZRgGIAEoCSJVCgxTZXNzaW9uRXZlbnQSDwoHZWRnZV9pZBgBIAEoCRIPCgdzZXNzaW9uGAIgASgNEhEKCWRldmljZV9pZBgDIAEoCRIQCghyZW9wZW5lZBgEIAEoCCJbChFDb25maXJtYXRpb25FdmVudBIRCglkZXZpY2VfaWQYASABKAkSJgoGc3RhdHVzGAIgASgOMhYuY2hhdC52MS5NZXNzYWdlU3RhdHVzEgsKA2lkcxgDIAMoCSIgCgtEZXZpY2VFdmVudBIRCglkZXZpY2VfaWQYASABKAliBnByb3RvMw", [file_chat_v1_frames]);
+  fileDesc("ChFjaGF0L3YxL2xvZy5wcm90bxIHY2hhdC52MSL9AQoITG9nRXZlbnQSDwoHdXNlcl9pZBgBIAEoCRIoCgdtZXNzYWdlGAIgASgLMhUuY2hhdC52MS5NZXNzYWdlRXZlbnRIABIoCgdyZWNlaXB0GAMgASgLMhUuY2hhdC52MS5SZWNlaXB0RXZlbnRIABIoCgdzZXNzaW9uGAQgASgLMhUuY2hhdC52MS5TZXNzaW9uRXZlbnRIABIyCgxjb25maXJtYXRpb24YBSABKAsyGi5jaGF0LnYxLkNvbmZpcm1hdGlvbkV2ZW50SAASJgoGZGV2aWNlGAYgASgLMhQuY2hhdC52MS5EZXZpY2VFdmVudEgAQgYKBGtpbmQi5wEKDE1lc3NhZ2VFdmVudBIZChFzZXJ2ZXJfbWVzc2FnZV9pZBgBIAEoCRIZChFjbGllbnRfbWVzc2FnZV9pZBgCIAEoCRIRCglzZW5kZXJfaWQYAyABKAkSGAoQc2VuZGVyX2RldmljZV9pZBgEIAEoCRITCgtyZWNlaXZlcl9pZBgFIAEoCRIWCg5hY2NlcHRlZF9hdF9tcxgGIAEoBBIPCgdwYXlsb2FkGAcgASgMEgwKBGNvcHkYCCABKAgSEwoLZmluZ2VycHJpbnQYCSABKAkSEwoLdHJhY2VwYXJlbnQYCiABKAkiWAoOTWVzc2FnZVBheWxvYWQSEQoHY29udGVudBgBIAEoCUgAEigKBnNlYWxlZBgCIAEoCzIWLmNoYXQudjEuU2VhbGVkQ29udGVudEgAQgkKB3BheWxvYWQisAEKDFJlY2VpcHRFdmVudBIQCghldmVudF9pZBgBIAEoCRIZChFzZXJ2ZXJfbWVzc2FnZV9pZBgCIAEoCRIZChFjbGllbnRfbWVzc2FnZV9pZBgDIAEoCRImCgZzdGF0dXMYBCABKA4yFi5jaGF0LnYxLk1lc3NhZ2VTdGF0dXMSDQoFYXRfbXMYBSABKAQSDAoEY29kZRgGIAEoCRITCgt0cmFjZXBhcmVudBgHIAEoCSJVCgxTZXNzaW9uRXZlbnQSDwoHZWRnZV9pZBgBIAEoCRIPCgdzZXNzaW9uGAIgASgNEhEKCWRldmljZV9pZBgDIAEoCRIQCghyZW9wZW5lZBgEIAEoCCJbChFDb25maXJtYXRpb25FdmVudBIRCglkZXZpY2VfaWQYASABKAkSJgoGc3RhdHVzGAIgASgOMhYuY2hhdC52MS5NZXNzYWdlU3RhdHVzEgsKA2lkcxgDIAMoCSIgCgtEZXZpY2VFdmVudBIRCglkZXZpY2VfaWQYASABKAliBnByb3RvMw", [file_chat_v1_frames]);
 
 /**
  * One event in a user's stream.
@@ -152,6 +152,13 @@ export type MessageEvent = Message<"chat.v1.MessageEvent"> & {
    * @generated from field: string fingerprint = 9;
    */
   fingerprint: string;
+
+  /**
+   * W3C's traceparent of the acceptance, where the message is followed; else empty.
+   *
+   * @generated from field: string traceparent = 10;
+   */
+  traceparent: string;
 };
 
 /**
@@ -245,6 +252,13 @@ export type ReceiptEvent = Message<"chat.v1.ReceiptEvent"> & {
    * @generated from field: string code = 6;
    */
   code: string;
+
+  /**
+   * W3C's traceparent of the confirmation, where the message is followed; else empty.
+   *
+   * @generated from field: string traceparent = 7;
+   */
+  traceparent: string;
 };
 
 /**
