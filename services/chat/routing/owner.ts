@@ -142,6 +142,11 @@ export class Owner {
     return count;
   }
 
+  /** Where a user's event is on this router: transmitted to which devices and not confirmed, and whether the log still has it. */
+  whereabouts(userId: string, id: string): { transmitted: ReadonlyMap<string, Delivery>; onLog: boolean } {
+    return this.#recipients.get(userId)?.whereabouts(id) ?? { transmitted: new Map(), onLog: false };
+  }
+
   /** The tenure in which a user is owned here; undefined where the user has no actor. */
   tenureOf(userId: string): number | undefined {
     return this.#recipients.get(userId)?.tenure;

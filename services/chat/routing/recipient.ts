@@ -73,6 +73,17 @@ export class Recipient {
     return this.#abandoned;
   }
 
+  /** Which devices were sent an event and have not confirmed it, and whether the log still has it for this actor. */
+  whereabouts(id: string): { transmitted: Map<string, Delivery>; onLog: boolean } {
+    const transmitted = new Map<string, Delivery>();
+    for (const device of this.devices.values()) {
+      const delivery = device.window.get(id);
+      if (delivery) transmitted.set(device.id, delivery);
+    }
+    const waits = this.#waiting.some(({ event }) => confirmableId(event) === id);
+    return { transmitted, onLog: waits || this.#tracked.get(id)?.record !== undefined };
+  }
+
   /** Loads what the stores know of the user; records wait meanwhile. */
   async load(): Promise<void> {
     const { user, sessions } = await this.#owner.lookUp(this.userId);

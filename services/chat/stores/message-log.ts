@@ -1,7 +1,7 @@
 import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 
 /**
- * Where an event stands in the log: fixed-width text whose order as text is the order of the events of one key.
+ * Where an event stands in the log: hexadecimal text of a fixed width, whose order as text is the order of the events of one key.
  */
 export type Position = string;
 
