@@ -1,64 +1,7 @@
-import { once } from 'node:events';
-import { createServer, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { WireClient } from '../client.js';
+import { Collector, type Span } from '../collector.js';
 import { TestMesh, type TestUser, until } from '../mesh.js';
-
-interface Span {
-  readonly name: string;
-  readonly traceId: string;
-  readonly spanId: string;
-  readonly parentSpanId?: string;
-  readonly startTimeUnixNano: string;
-  readonly endTimeUnixNano: string;
-  readonly status: { code?: number };
-  readonly attributes: { key: string; value: { stringValue?: string; intValue?: number } }[];
-}
-
-/** A collector that keeps what it is sent. */
-class Collector {
-  readonly spans: Span[] = [];
-  text = '';
-  /** The HTTP status of its answers. */
-  status = 200;
-  readonly #server: Server;
-
-  private constructor(server: Server) {
-    this.#server = server;
-  }
-
-  static async start(): Promise<Collector> {
-    const server = createServer((request, response) => {
-      let body = '';
-      request.setEncoding('utf8').on('data', (chunk: string) => {
-        body += chunk;
-      });
-      request.on('end', () => {
-        if (request.url === '/v1/traces') collector.#take(body);
-        response.writeHead(collector.status, { 'content-type': 'application/json' }).end('{}');
-      });
-    });
-    const collector = new Collector(server);
-    await once(server.listen(0, '127.0.0.1'), 'listening');
-    return collector;
-  }
-
-  get url(): string {
-    return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
-  }
-
-  #take(body: string): void {
-    this.text += body;
-    const { resourceSpans } = JSON.parse(body) as { resourceSpans: { scopeSpans: { spans: Span[] }[] }[] };
-    this.spans.push(...resourceSpans.flatMap((r) => r.scopeSpans.flatMap((s) => s.spans)));
-  }
-
-  close(): void {
-    this.#server.close();
-    this.#server.closeAllConnections();
-  }
-}
 
 const attribute = (span: Span, key: string) => {
   const value = span.attributes.find((a) => a.key === key)?.value;
