@@ -1,6 +1,8 @@
 import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { fileURLToPath } from 'node:url';
+import { InternalChatService, MessagePlaceKind } from '@chatmesh/gen/chat/v1/internal';
+import { createClient } from '@chatmesh/mesh';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import Pulsar from 'pulsar-client';
 import { WireClient } from '../client.js';
@@ -69,6 +71,25 @@ describe('a mesh on Pulsar, Cassandra, Redis and PostgreSQL', () => {
     await reader.close();
     await client.close();
     await a.close();
+  });
+
+  test('a message is found in the inbox, and then with the device that has confirmed it', async () => {
+    const chat = createClient(InternalChatService, { address: mesh.chatAddress });
+    const place = async (serverMessageId: string) =>
+      (await chat.explainMessage({ serverMessageId })).places.find(({ deviceId }) => deviceId === bob.deviceId)?.kind;
+    const becomes = (id: string, kind: MessagePlaceKind) =>
+      until(async () => (await place(id)) === kind, { what: MessagePlaceKind[kind] });
+    const a = await WireClient.connect(mesh.url, ada);
+    const ids: string[] = [];
+    for (let n = 0; n < 3; n++) ids.push((await a.answer(a.message(bob, `for later ${n}`))).server_message_id);
+    for (const id of ids) await becomes(id, MessagePlaceKind.INBOX);
+    const b = await WireClient.connect(mesh.url, bob);
+    await b.frame((f) => f.server_message_id === ids[2]);
+    b.confirm('delivered', ids[1] as string);
+    await becomes(ids[1] as string, MessagePlaceKind.CONFIRMED);
+    await becomes(ids[2] as string, MessagePlaceKind.IN_FLIGHT);
+    await Promise.all([a.close(), b.close()]);
+    chat.close();
   });
 
   test('every engine tells how it answers, and the log what waits on it', async () => {
