@@ -15,6 +15,7 @@ const drivers = {
   ioredis: '^packages/mesh/redis\\.ts$',
   'cassandra-driver': '^packages/mesh/cassandra\\.ts$',
   'pulsar-client': '^packages/mesh/pulsar\\.ts$',
+  '@opentelemetry': '^packages/mesh/otlp\\.ts$',
   pg: '^packages/mesh/sql\\.ts$',
   '@electric-sql/pglite': '^services/user/stores/[^/]+\\.ts$',
 };

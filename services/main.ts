@@ -23,7 +23,8 @@ async function main(): Promise<void> {
   const config = readMeshConfig(process.env);
   const logger = createLogger({ name: 'chatmesh', level: config.logLevel });
   const tls = config.tls && MeshTls.open(config.tls, { logger });
-  const deps = { logger, metrics: new Metrics(), tls };
+  const traces = config.traces && new (await import('@chatmesh/mesh/otlp')).OtlpTraces(config.traces, { logger });
+  const deps = { logger, metrics: new Metrics(), tls, traces };
   const admin = new AdminServer({ logger, metrics: deps.metrics, variable: 'ADMIN_PORT' });
   const starts = (name: (typeof NAMES)[number]) => wanted.length === 0 || wanted.includes(name);
   // The user database opens in a thread of its own: it is asked to first, and meanwhile the other services are loaded.
@@ -47,7 +48,12 @@ async function main(): Promise<void> {
     for (const service of services.reverse()) await service[Symbol.asyncDispose]();
     throw error;
   }
-  await runServices(services, { logger, drainMs: DRAIN_MS, signals: process, exit: (code) => process.exit(code) });
+  const exit = (code: number) => {
+    // What went wrong must not go on; after a drain there is time for the last spans.
+    if (code !== 0 || !traces) process.exit(code);
+    void traces.close().finally(() => process.exit(code));
+  };
+  await runServices(services, { logger, drainMs: DRAIN_MS, signals: process, exit });
   started = true;
   giveBackMemoryWhenIdle(() => process.cpuUsage());
   logger.info({ services: services.map((service) => service.name) }, 'ready');

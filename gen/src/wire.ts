@@ -3,7 +3,7 @@ import { ActorDeviceWire, ActorWire, CloseSessionsRequestWire, CloseSessionsResp
 import { AcceptedWire, AckWire, AuthWire, CaughtUpWire, ClientFrameWire, EventWire, FrameErrorWire, GoingAwayWire, HeartbeatWire, MessageWire, PresenceSubscriptionWire, PresenceWire, ReceiptUpdateWire, ReceiptWire, SealedContentWire, SealedForDeviceWire, SealedKeyWire, SendWire, ServerFrameWire, TypingUpdateWire, TypingWire } from "./chat/v1/frames_wire.js";
 import { TimestampWire } from "./google/protobuf/timestamp_wire.js";
 import { AcknowledgeRequestWire, AcknowledgeResponseWire, ConnectRequestWire, ConnectResponseWire, GetStatusRequestWire, GetStatusResponseWire, MemberStateWire, MessageStateWire, ReceiveRequestWire, ReceiveResponseWire, SendRequestWire, SendResponseWire } from "./chat/v1/chat_wire.js";
-import { AnnouncedDeviceWire, AnnounceDevicesRequestWire, AnnounceDevicesResponseWire, ConfirmRequestWire, ConfirmResponseWire, GetMessageStatusRequestWire, GetMessageStatusResponseWire, InboxEntryWire, ListInboxRequestWire, ListInboxResponseWire, SendMessageRequestWire, SendMessageResponseWire } from "./chat/v1/internal_wire.js";
+import { AnnouncedDeviceWire, AnnounceDevicesRequestWire, AnnounceDevicesResponseWire, ConfirmRequestWire, ConfirmResponseWire, ExplainMessageRequestWire, ExplainMessageResponseWire, GetMessageStatusRequestWire, GetMessageStatusResponseWire, InboxEntryWire, ListInboxRequestWire, ListInboxResponseWire, MessagePlaceWire, SendMessageRequestWire, SendMessageResponseWire } from "./chat/v1/internal_wire.js";
 import { CloseEventWire, ConfirmationEventWire, DeviceEventWire, GivenUpWire, LogEventWire, MessageEventWire, MessagePayloadWire, ReceiptEventWire, SessionEventWire } from "./chat/v1/log_wire.js";
 import { AttachResultWire, AttachWire, CloseSessionWire, ConfirmationRefusedWire, ConfirmationWire, EdgeHelloWire, PushWire, RefusalWire, RouteRequestWire, RouteResponseWire, SessionOpenedWire, SubmitResultWire, SubmitWire } from "./chat/v1/router_wire.js";
 import { GetRequestWire, GetResponseWire, WatchRequestWire, WatchResponseWire } from "./presence/v1/presence_wire.js";
@@ -85,6 +85,9 @@ export const codecs: ReadonlyMap<string, WireCodec> = new Map<string, WireCodec>
   ["chat.v1.ListInboxRequest", ListInboxRequestWire],
   ["chat.v1.InboxEntry", InboxEntryWire],
   ["chat.v1.ListInboxResponse", ListInboxResponseWire],
+  ["chat.v1.ExplainMessageRequest", ExplainMessageRequestWire],
+  ["chat.v1.MessagePlace", MessagePlaceWire],
+  ["chat.v1.ExplainMessageResponse", ExplainMessageResponseWire],
   ["chat.v1.MessageEvent", MessageEventWire],
   ["chat.v1.ReceiptEvent", ReceiptEventWire],
   ["chat.v1.SessionEvent", SessionEventWire],

@@ -96,9 +96,19 @@ function program(terminal: Terminal): Command {
     .addHelpText('after', examples('chatmesh chat --token "$TOKEN" --to "$USER_ID"'))
     .action((options) => chatCommand(terminal, options));
 
-  connected('status', 'Says where messages stand that you sent.')
+  root
+    .command('status')
+    .description('Says where messages stand that you sent; with --explain, every hop of any message, for operators.')
     .argument('<server_message_id...>', 'which', (id: string, ids: string[] = []) => [...ids, parseUuid(id)])
-    .addHelpText('after', examples('chatmesh status "$SERVER_MESSAGE_ID"'))
+    .addOption(tokenOption(env))
+    .option('--explain', 'the time of every hop, and where the message lies now; asks the chat service', false)
+    .addOption(urlOption(env))
+    .addOption(chatAddressOption(env))
+    .addOption(jsonOption())
+    .addHelpText(
+      'after',
+      examples('chatmesh status "$SERVER_MESSAGE_ID"', 'chatmesh status --explain "$SERVER_MESSAGE_ID"'),
+    )
     .action((ids, options) => statusCommand(terminal, ids, options));
 
   root

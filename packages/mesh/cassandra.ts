@@ -1,7 +1,9 @@
 import { readFileSync } from 'node:fs';
 import { Client, type ClientOptions, type ExecutionOptions, type Host, policies, types } from 'cassandra-driver';
 import { meshErrorOf, refusal, unavailable } from './cassandra-errors.js';
+import { type EngineOperation, engineOperation } from './engine-times.js';
 import { MeshError } from './errors.js';
+import { Metrics } from './observe.js';
 import { Slots } from './parallel.js';
 
 export { inParallel } from './parallel.js';
@@ -57,23 +59,30 @@ export class Cassandra implements AsyncDisposable {
   readonly #readDeadlineMs: number;
   readonly #writeDeadlineMs: number;
   readonly #slots = new Slots(MAX_IN_FLIGHT);
+  readonly #reads: EngineOperation;
+  readonly #writes: EngineOperation;
 
-  private constructor(client: Client, options: CassandraOptions) {
+  private constructor(client: Client, options: CassandraOptions, metrics: Metrics) {
     this.keyspace = options.keyspace;
     this.#client = client;
     this.#localDatacenter = options.localDatacenter;
     this.#readDeadlineMs = options.readDeadlineMs ?? READ_DEADLINE_MS;
     this.#writeDeadlineMs = options.writeDeadlineMs ?? WRITE_DEADLINE_MS;
+    this.#reads = engineOperation(metrics, 'cassandra', 'read');
+    this.#writes = engineOperation(metrics, 'cassandra', 'write');
   }
 
   /** Connects, in one attempt. Once connected, it finds by itself which nodes answer, go and come. */
-  static async connect(options: CassandraOptions): Promise<Cassandra> {
+  static async connect(
+    options: CassandraOptions,
+    metrics = new Metrics({ processMetrics: false }),
+  ): Promise<Cassandra> {
     const client = new Client(clientOptions(options));
     const connecting = client.connect();
     const { late, done } = deadlineOf(CONNECT_DEADLINE_MS);
     try {
       await Promise.race([connecting, late]);
-      return new Cassandra(client, options);
+      return new Cassandra(client, options, metrics);
     } catch (error) {
       const shutdown = () => client.shutdown();
       connecting.then(shutdown, shutdown).catch(() => {});
@@ -88,8 +97,9 @@ export class Cassandra implements AsyncDisposable {
     const rows: Row[] = [];
     let pageState: Buffer | undefined;
     do {
-      const result = await this.#within(this.#readDeadlineMs, (client) =>
-        client.execute(cql, params as unknown[], { ...REQUEST, ...(pageState && { pageState }) }),
+      const options = { ...REQUEST, ...(pageState && { pageState }) };
+      const result = await this.#reads.time(() =>
+        this.#within(this.#readDeadlineMs, (client) => client.execute(cql, params as unknown[], options)),
       );
       rows.push(...(result.rows as unknown as Row[]));
       pageState = result.pageState ? Buffer.from(result.pageState, 'hex') : undefined;
@@ -101,14 +111,14 @@ export class Cassandra implements AsyncDisposable {
   async write(...statements: readonly Statement[]): Promise<void> {
     const [first] = statements;
     if (!first) return;
-    await this.#within(this.#writeDeadlineMs, (client) =>
+    const send = (client: Client) =>
       statements.length === 1
         ? client.execute(first.cql, first.params as unknown[], REQUEST)
         : client.batch(
             statements.map(({ cql, params }) => ({ query: cql, params: params as unknown[] })),
             { ...REQUEST, logged: false },
-          ),
-    );
+          );
+    await this.#writes.time(() => this.#within(this.#writeDeadlineMs, send));
   }
 
   /**

@@ -1,6 +1,7 @@
 export * from './abort.js';
 export * from './batcher.js';
 export * from './config.js';
+export * from './engine-times.js';
 export * from './errors.js';
 export * from './grpc/addresses.js';
 export * from './grpc/bidi.js';
@@ -17,3 +18,4 @@ export * from './observe.js';
 export * from './outage.js';
 export * from './redis-config.js';
 export { isPostgresUrl, POSTGRES_URL } from './sql-url.js';
+export * from './traces.js';

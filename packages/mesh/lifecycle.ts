@@ -2,6 +2,7 @@ import type { EventEmitter } from 'node:events';
 import { toMeshError } from './errors.js';
 import type { MeshTls } from './grpc/tls.js';
 import type { Logger, Metrics } from './observe.js';
+import type { Traces } from './traces.js';
 
 /** Something that is started, drained and closed with the process. */
 export interface Service {
@@ -19,6 +20,8 @@ export interface ServiceDeps {
   readonly metrics: Metrics;
   /** Where the mesh has certificates. */
   readonly tls?: MeshTls | undefined;
+  /** Where some messages are followed. */
+  readonly traces?: Traces | undefined;
 }
 
 export interface RunOptions {

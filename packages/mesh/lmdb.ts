@@ -11,8 +11,10 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { type Database, open, type RootDatabase, type RootDatabaseOptionsWithPath } from 'lmdb';
+import { type EngineOperation, engineOperation } from './engine-times.js';
 import { MeshError } from './errors.js';
 import { findDamage } from './lmdb-check.js';
+import { Metrics } from './observe.js';
 
 export type { Database } from 'lmdb';
 
@@ -38,14 +40,16 @@ const NO_KEY = Buffer.from([0xff]);
 export class LmdbEnvironment implements AsyncDisposable {
   readonly #root: RootDatabase<Buffer, Buffer>;
   readonly #directory: string;
+  readonly #groups: EngineOperation;
   #queued: Group | undefined;
   #committing: Promise<void> | undefined;
   #failure: MeshError | undefined;
   #commits = 0;
 
-  private constructor(root: RootDatabase<Buffer, Buffer>, directory: string) {
+  private constructor(root: RootDatabase<Buffer, Buffer>, directory: string, metrics: Metrics) {
     this.#root = root;
     this.#directory = directory;
+    this.#groups = engineOperation(metrics, 'lmdb', 'commit');
   }
 
   /**
@@ -54,7 +58,7 @@ export class LmdbEnvironment implements AsyncDisposable {
    * @throws MeshError `failed_precondition` naming the file when it is damaged, cut short, or gone although the
    * store existed; nothing is ever reset. `unavailable` when there is no room to create it. What is told from a sound file: see {@link findDamage}.
    */
-  static open(directory: string): LmdbEnvironment {
+  static open(directory: string, metrics = new Metrics({ processMetrics: false })): LmdbEnvironment {
     const file = join(directory, DATA_FILE);
     const marker = join(directory, MARKER_FILE);
     const damaged = (why: string, cause?: unknown) =>
@@ -105,7 +109,7 @@ export class LmdbEnvironment implements AsyncDisposable {
       writeFileSync(marker, FORMAT);
       flushDirectory(directory);
     }
-    return new LmdbEnvironment(root, directory);
+    return new LmdbEnvironment(root, directory, metrics);
   }
 
   /** A table with binary keys and values, in key order. */
@@ -181,6 +185,7 @@ export class LmdbEnvironment implements AsyncDisposable {
     const group = this.#queued;
     this.#queued = undefined;
     if (group) {
+      const startedAtMs = performance.now();
       try {
         const full = fullDisk(this.#directory);
         if (full) throw new Error(full);
@@ -191,8 +196,10 @@ export class LmdbEnvironment implements AsyncDisposable {
         await written;
         this.#commits++;
         this.#failure = undefined;
+        this.#groups.ended(startedAtMs, true);
         group.resolve();
       } catch (error) {
+        this.#groups.ended(startedAtMs, false);
         const cause = await reasonOf(error);
         this.#failure = new MeshError(
           'unavailable',

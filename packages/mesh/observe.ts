@@ -1,11 +1,22 @@
 import { createServer, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { getHeapStatistics } from 'node:v8';
 import { type DestinationStream, type Logger, pino, stdTimeFunctions } from 'pino';
-import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import {
+  Counter,
+  collectDefaultMetrics,
+  Gauge,
+  type LabelValues,
+  type Metric,
+  type MetricConfiguration,
+  Registry,
+} from 'prom-client';
 import { MeshError, PortInUseError } from './errors.js';
+import { Histogram } from './histogram.js';
 
 export type { Logger } from 'pino';
-export type { Counter, Gauge, Histogram } from 'prom-client';
+export type { Counter, Gauge } from 'prom-client';
+export type { Histogram, Series } from './histogram.js';
 
 /**
  * A logger that writes one JSON object a line, to stdout unless told otherwise. `name` says which part speaks.
@@ -33,6 +44,10 @@ interface MetricOptions<L extends string> {
   readonly labelNames?: readonly L[];
 }
 
+/** What a metric is at the moment: one value, or one for each combination of labels. */
+type Values<L extends string> = number | Iterable<readonly [Record<L, string>, number]>;
+export type Collected<L extends string> = Values<L> | Promise<Values<L>>;
+
 /**
  * The metrics of one process. Asking for a name again gives the same metric, so that services that share a process share
  * one instance of this.
@@ -42,34 +57,56 @@ export class Metrics {
 
   /** `processMetrics` (on by default): memory, heap, garbage collection, event loop delay, CPU. */
   constructor({ processMetrics = true }: { processMetrics?: boolean } = {}) {
-    if (processMetrics) collectDefaultMetrics({ register: this.registry });
+    if (!processMetrics) return;
+    collectDefaultMetrics({ register: this.registry });
+    const limit = { name: 'chatmesh_heap_limit_bytes', help: 'What the heap may grow to before the process ends.' };
+    this.gauge(limit, () => getHeapStatistics().heap_size_limit);
   }
 
-  counter<L extends string = never>(options: MetricOptions<L>): Counter<L> {
-    return this.#get(options.name, () => new Counter<L>({ ...options, registers: [this.registry] }));
+  /** With `collect`, what has been counted is asked for when the metrics are read; the last one given for a name counts. */
+  counter<L extends string = never>(options: MetricOptions<L>, collect?: () => Collected<L>): Counter<L> {
+    if (!collect) return this.#get(options.name, () => new Counter<L>({ ...options, registers: [this.registry] }));
+    return this.#collected(Counter<L>, options, (counter, labels, value) => counter.inc(labels, value), collect);
   }
 
   /** With `collect`, the value is asked for when the metrics are read; the last one given for a name counts. */
-  gauge<L extends string = never>(options: MetricOptions<L>, collect?: () => number): Gauge<L> {
+  gauge<L extends string = never>(options: MetricOptions<L>, collect?: () => Collected<L>): Gauge<L> {
     if (!collect) return this.#get(options.name, () => new Gauge<L>({ ...options, registers: [this.registry] }));
-    this.registry.removeSingleMetric(options.name);
-    return new Gauge<L>({
-      ...options,
-      registers: [this.registry],
-      collect() {
-        this.set(collect());
-      },
-    });
+    return this.#collected(Gauge<L>, options, (gauge, labels, value) => gauge.set(labels, value), collect);
   }
 
   /** `buckets` are upper bounds in the metric's unit, rising. */
   histogram<L extends string = never>(options: MetricOptions<L> & { readonly buckets: number[] }): Histogram<L> {
-    return this.#get(options.name, () => new Histogram<L>({ ...options, registers: [this.registry] }));
+    return this.#get(options.name, () => {
+      const histogram = new Histogram<L>(options);
+      this.registry.registerMetric(histogram as unknown as Metric);
+      return histogram;
+    });
   }
 
   /** Everything in Prometheus' text format. */
   text(): Promise<string> {
     return this.registry.metrics();
+  }
+
+  #collected<L extends string, M extends Counter<L> | Gauge<L>>(
+    Kind: new (options: MetricConfiguration<L>) => M,
+    options: MetricOptions<L>,
+    put: (metric: M, labels: LabelValues<L>, value: number) => void,
+    collect: () => Collected<L>,
+  ): M {
+    this.registry.removeSingleMetric(options.name);
+    return new Kind({
+      ...options,
+      registers: [this.registry],
+      async collect() {
+        const metric = this as unknown as M;
+        const values = await collect();
+        metric.reset();
+        if (typeof values === 'number') put(metric, {}, values);
+        else for (const [labels, value] of values) put(metric, labels as LabelValues<L>, value);
+      },
+    });
   }
 
   #get<M>(name: string, make: () => M): M {
@@ -93,6 +130,14 @@ export class AdminServer {
     this.#metrics = options.metrics;
     this.#logger = options.logger;
     this.#variable = options.variable;
+    const ready = {
+      name: 'chatmesh_ready',
+      help: '1 for each check of readiness that passes, 0 for one that does not.',
+    };
+    this.#metrics.gauge({ ...ready, labelNames: ['check'] }, () => {
+      const failing = this.#failing();
+      return [...this.#checks.keys()].map((check) => [{ check }, check in failing ? 0 : 1] as const);
+    });
   }
 
   /** The port listened on; 0 when there is none. */

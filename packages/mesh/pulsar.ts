@@ -1,6 +1,7 @@
 import type * as Pulsar from 'pulsar-client';
+import { type EngineOperation, engineOperation } from './engine-times.js';
 import { MeshError } from './errors.js';
-import type { Logger } from './observe.js';
+import { type Logger, Metrics } from './observe.js';
 
 export interface PulsarOptions {
   /** `pulsar://host:port` or `pulsar+ssl://host:port`. */
@@ -10,6 +11,7 @@ export interface PulsarOptions {
   /** A PEM file with the authorities that sign the brokers' certificates. */
   readonly tlsCaFile?: string | undefined;
   readonly logger: Logger;
+  readonly metrics?: Metrics;
 }
 
 /** Where a message is stored: unique within the cluster, and growing along a topic's partition. */
@@ -52,9 +54,11 @@ const ERROR = 3;
 /** A connection to a Pulsar cluster: the only place that knows the client. */
 export class PulsarClient {
   readonly #client: Pulsar.Client;
+  readonly #publishing: EngineOperation;
 
-  private constructor(client: Pulsar.Client) {
+  private constructor(client: Pulsar.Client, metrics: Metrics) {
     this.#client = client;
+    this.#publishing = engineOperation(metrics, 'pulsar', 'publish');
   }
 
   /**
@@ -62,7 +66,8 @@ export class PulsarClient {
    *
    * @throws MeshError `failed_precondition` where the optional package or its binary is not installed.
    */
-  static async create({ serviceUrl, token, tlsCaFile, logger }: PulsarOptions): Promise<PulsarClient> {
+  static async create(options: PulsarOptions): Promise<PulsarClient> {
+    const { serviceUrl, token, tlsCaFile, logger, metrics = new Metrics({ processMetrics: false }) } = options;
     const pulsar = await load();
     return new PulsarClient(
       new pulsar.Client({
@@ -76,6 +81,7 @@ export class PulsarClient {
           else if (level >= WARN) logger.debug({ engine: 'pulsar' }, message);
         },
       }),
+      metrics,
     );
   }
 
@@ -97,7 +103,7 @@ export class PulsarClient {
         blockIfQueueFull: false,
       })
       .catch(raise);
-    return new PulsarProducer(producer);
+    return new PulsarProducer(producer, this.#publishing);
   }
 
   /**
@@ -132,9 +138,11 @@ export class PulsarClient {
 /** Appends to one topic; what is sent together goes out in one batch. */
 export class PulsarProducer {
   readonly #producer: Pulsar.Producer;
+  readonly #publishing: EngineOperation;
 
-  constructor(producer: Pulsar.Producer) {
+  constructor(producer: Pulsar.Producer, publishing: EngineOperation) {
     this.#producer = producer;
+    this.#publishing = publishing;
   }
 
   get connected(): boolean {
@@ -142,14 +150,15 @@ export class PulsarProducer {
   }
 
   /**
-   * Appends a message. Messages keep the order of the calls.
+   * Appends a message, with properties that others may read. Messages keep the order of the calls.
    *
    * @returns its place, when it is durable.
    * @throws MeshError `unavailable`: it may have become durable all the same.
    */
-  async send(data: Uint8Array): Promise<MessagePlace> {
+  async send(data: Uint8Array, properties?: Record<string, string>): Promise<MessagePlace> {
     const buffer = Buffer.from(data.buffer, data.byteOffset, data.byteLength);
-    return placeOf(await this.#producer.send({ data: buffer }).catch(raise));
+    const message = properties ? { data: buffer, properties } : { data: buffer };
+    return placeOf(await this.#publishing.time(() => this.#producer.send(message)).catch(raise));
   }
 
   async close(): Promise<void> {

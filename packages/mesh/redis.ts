@@ -1,8 +1,9 @@
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { Cluster, Command, Redis } from 'ioredis';
+import { type EngineOperation, engineOperation } from './engine-times.js';
 import { MeshError } from './errors.js';
-import type { Logger } from './observe.js';
+import { type Logger, Metrics } from './observe.js';
 import type { RedisConfig } from './redis-config.js';
 import { isRedirection, redisError, startsWith } from './redis-errors.js';
 
@@ -50,6 +51,8 @@ export class RedisClient implements AsyncDisposable {
   readonly #client: Redis | Cluster;
   readonly #logger: Logger;
   readonly #ping: NodeJS.Timeout;
+  readonly #commands: EngineOperation;
+  readonly #scripts: EngineOperation;
   #inFlight = 0;
   #losses = 0;
   #reason = 'no connection yet';
@@ -57,8 +60,10 @@ export class RedisClient implements AsyncDisposable {
   #toldAway = false;
   #closing = false;
 
-  private constructor(config: RedisConfig, logger: Logger) {
+  private constructor(config: RedisConfig, logger: Logger, metrics: Metrics) {
     this.prefix = config.prefix;
+    this.#commands = engineOperation(metrics, 'redis', 'command');
+    this.#scripts = engineOperation(metrics, 'redis', 'script');
     this.#logger = logger;
     this.#client = config.cluster ? clusterOf(config) : redisOf(config);
     this.#listen(this.#client);
@@ -71,8 +76,11 @@ export class RedisClient implements AsyncDisposable {
    *
    * @throws MeshError `failed_precondition` saying what to change when Redis refuses this client.
    */
-  static async open(config: RedisConfig, { logger }: { logger: Logger }): Promise<RedisClient> {
-    const client = new RedisClient(config, logger);
+  static async open(
+    config: RedisConfig,
+    { logger, metrics = new Metrics({ processMetrics: false }) }: { logger: Logger; metrics?: Metrics },
+  ): Promise<RedisClient> {
+    const client = new RedisClient(config, logger, metrics);
     const refused = (await client.#firstAttempt()) ?? (await client.#unexpectedCluster());
     if (!refused) return client;
     await client[Symbol.asyncDispose]();
@@ -134,7 +142,7 @@ export class RedisClient implements AsyncDisposable {
     replyEncoding: 'utf8' | undefined,
     send: (sha: string, args: Argument[]) => Promise<unknown>,
   ): Promise<unknown> {
-    return this.#call(async () => {
+    const run = async () => {
       try {
         return await send(script.sha, args);
       } catch (error) {
@@ -143,18 +151,20 @@ export class RedisClient implements AsyncDisposable {
         if (isRedirection(error)) return this.#alone('eval', [script.text, 1, ...args], replyEncoding);
         throw error;
       }
-    });
+    };
+    return this.#scripts.time(() => this.#call(run));
   }
 
   #command<T>(name: string, args: string[], send: () => Promise<T>): Promise<T> {
-    return this.#call(async () => {
+    const run = async () => {
       try {
         return await send();
       } catch (error) {
         if (isRedirection(error)) return (await this.#alone(name, args, 'utf8')) as T;
         throw error;
       }
-    });
+    };
+    return this.#commands.time(() => this.#call(run));
   }
 
   /** The driver follows redirections of a single command, and not those of a few among the many that travel together. */

@@ -1,8 +1,9 @@
 import { readFileSync } from 'node:fs';
 import { Pool, type PoolClient, type PoolConfig } from 'pg';
 import { sleep } from './abort.js';
+import { type EngineOperation, engineOperation } from './engine-times.js';
 import { MeshError } from './errors.js';
-import type { Logger } from './observe.js';
+import { type Logger, Metrics } from './observe.js';
 import { SqlError, sqlFailure, unavailable } from './sql-errors.js';
 import { type PostgresTarget, postgresTarget } from './sql-url.js';
 
@@ -32,6 +33,7 @@ export interface SqlPoolOptions {
   /** Shown by PostgreSQL for each connection. */
   readonly applicationName: string;
   readonly logger: Logger;
+  readonly metrics?: Metrics | undefined;
   /** For one statement, milliseconds. */
   readonly statementMs?: number;
 }
@@ -53,6 +55,8 @@ export class SqlPool {
   readonly #pool: Pool;
   readonly #target: PostgresTarget;
   readonly #logger: Logger;
+  readonly #connecting: EngineOperation;
+  readonly #statements: EngineOperation;
   #proven = false;
   #ready = false;
   #watching = false;
@@ -62,7 +66,9 @@ export class SqlPool {
 
   /** Connects with the first statement. @throws MeshError `failed_precondition` when `tlsCaFile` cannot be read. */
   constructor(options: SqlPoolOptions) {
-    const { statementMs = STATEMENT_MS, max, logger } = options;
+    const { statementMs = STATEMENT_MS, max, logger, metrics = new Metrics({ processMetrics: false }) } = options;
+    this.#connecting = engineOperation(metrics, 'postgresql', 'connect');
+    this.#statements = engineOperation(metrics, 'postgresql', 'statement');
     this.#target = postgresTarget(options.url, options.tlsCaFile !== undefined);
     this.#logger = logger.child({ database: `${this.#target.address}/${this.#target.database}` });
     // At connect and not as parameters of the start-up, which poolers in between refuse.
@@ -98,9 +104,9 @@ export class SqlPool {
     if (this.#pool.waitingCount >= MAX_WAITING)
       throw this.#failed(unavailable(this.#target, 'too many statements wait'));
     try {
-      const client = await this.#pool.connect();
+      const client = await this.#connecting.time(() => this.#pool.connect());
       this.#proven = true;
-      return new SqlSession(client, (error) => this.#failed(error));
+      return new SqlSession(client, this.#statements, (error) => this.#failed(error));
     } catch (error) {
       throw this.#failed(error);
     }
@@ -186,19 +192,22 @@ export class SqlPool {
 /** One connection while it is taken out of its pool. */
 export class SqlSession {
   readonly #client: PoolClient;
+  readonly #statements: EngineOperation;
   readonly #failed: (error: unknown) => unknown;
   /** The failure after which nothing is known of the connection. */
   #broken: unknown;
 
   /** @internal */
-  constructor(client: PoolClient, failed: (error: unknown) => unknown) {
+  constructor(client: PoolClient, statements: EngineOperation, failed: (error: unknown) => unknown) {
     this.#client = client;
+    this.#statements = statements;
     this.#failed = failed;
   }
 
   /** Runs one statement with its parameters `$1`, `$2` and so on. @throws MeshError, SqlError */
   async query<R>(sql: string, parameters: readonly unknown[] = []): Promise<SqlResult<R>> {
     if (this.#broken) throw this.#broken;
+    const startedAtMs = performance.now();
     try {
       return (await this.#client.query({ text: sql, values: [...parameters] })) as unknown as SqlResult<R>;
     } catch (error) {
@@ -206,6 +215,9 @@ export class SqlSession {
       // Late answers of a statement that was given up must not meet the next one.
       if (!(failure instanceof SqlError)) this.#broken = failure;
       throw failure;
+    } finally {
+      // A refusal is an answer.
+      this.#statements.ended(startedAtMs, this.#broken === undefined);
     }
   }
 

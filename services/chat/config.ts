@@ -32,7 +32,7 @@ export interface ScyllaConfig extends CassandraOptions {
 export interface PulsarConfig {
   /** pulsar:// or pulsar+ssl://. */
   readonly serviceUrl: string;
-  /** http:// or https://. */
+  /** http:// or https://; for the migration, and to ask for the backlog. */
   readonly adminUrl: string;
   /** tenant/namespace. */
   readonly namespace: string;

@@ -12,7 +12,9 @@ import {
 } from '@chatmesh/mesh';
 import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import type { ChatConfig, PulsarConfig, ScyllaConfig } from './config.js';
+import { exposeBacklog } from './stores/backlog.js';
 import { type Claims, RedisClaims } from './stores/claims.js';
+import { CountedInboxStore } from './stores/counted-inbox-store.js';
 import type { InboxStore } from './stores/inbox-store.js';
 import { LmdbInboxStore } from './stores/lmdb-inbox-store.js';
 import { LmdbMessageLog } from './stores/lmdb-message-log.js';
@@ -51,6 +53,7 @@ const KEY_BYTES = 32;
  */
 export async function openEmbedded(
   config: ChatConfig,
+  metrics: Metrics,
   overrides: Partial<Stores>,
   closing: Closing,
 ): Promise<LmdbEnvironment | undefined> {
@@ -60,7 +63,7 @@ export async function openEmbedded(
   const directory = directoryOf(config);
   const lock = await acquireLock(directory);
   closing.push(() => lock.release());
-  const environment = LmdbEnvironment.open(directory);
+  const environment = LmdbEnvironment.open(directory, metrics);
   closing.push(() => environment[Symbol.asyncDispose]());
   return environment;
 }
@@ -81,12 +84,12 @@ export async function openStores(
     const { pulsar } = config;
     Object.assign(
       opened,
-      await untilAvailable('Pulsar', () => openPulsar(pulsar, logger, closing), { signal, logger }),
+      await untilAvailable('Pulsar', () => openPulsar(pulsar, { logger, metrics, closing }), { signal, logger }),
     );
   }
   if (config.scylla && !(opened.inbox && opened.statuses)) {
     const { scylla } = config;
-    const stores = await untilAvailable('ScyllaDB', () => openScylla(scylla, closing), { signal, logger });
+    const stores = await untilAvailable('ScyllaDB', () => openScylla(scylla, metrics, closing), { signal, logger });
     opened.inbox ??= stores.inbox;
     opened.statuses ??= stores.statuses;
   }
@@ -95,10 +98,18 @@ export async function openStores(
     opened.inbox ??= new LmdbInboxStore(environment);
     // What acceptance records goes out with the group commit of the events where both share it.
     const recordsTogether = opened.statuses instanceof LmdbStatusStore && !overrides.statuses;
-    opened.log ??= disposing(closing, LmdbMessageLog.open(environment, 'log', { recordsTogether }));
-    opened.deadLetters ??= disposing(closing, LmdbMessageLog.open(environment, 'dead'));
+    const logs: [topic: string, log: LmdbMessageLog][] = [];
+    const openLog = (topic: string, log: LmdbMessageLog) => {
+      logs.push([topic, log]);
+      return disposing(closing, log);
+    };
+    opened.log ??= openLog(EVENTS_TOPIC, LmdbMessageLog.open(environment, 'log', { recordsTogether }));
+    opened.deadLetters ??= openLog(DEAD_LETTERS_TOPIC, LmdbMessageLog.open(environment, 'dead'));
+    if (logs.length > 0) exposeBacklog(metrics, () => logs.map(([topic, log]) => [topic, log.backlog] as const));
   }
   if (config.redis) await useRedis(config.redis, opened, { config, overrides, logger, metrics, closing, tenureOf });
+  else exposePagesFromCache(metrics, () => 0);
+  if (opened.inbox) opened.inbox = new CountedInboxStore(opened.inbox, metrics);
   return opened as Stores;
 }
 
@@ -111,18 +122,25 @@ async function useRedis(
   const { config, overrides, logger, metrics, closing, tenureOf } = options;
   const { RedisClient } = await import('@chatmesh/mesh/redis');
   const { CachedInboxStore } = await import('./stores/cached-inbox-store.js');
-  const redis = disposing(closing, await RedisClient.open(redisConfig, { logger }));
+  const redis = disposing(closing, await RedisClient.open(redisConfig, { logger, metrics }));
   if (config.pulsar) {
     opened.claims ??= new RedisClaims(redis, (error) =>
       logger.error({ reason: toMeshError(error).message }, 'Redis refused to claim a message'),
     );
   }
   const maxRows = config.redisInboxRows;
-  if (!opened.inbox || overrides.inbox || maxRows === 0) return;
+  if (!opened.inbox || overrides.inbox || maxRows === 0) {
+    exposePagesFromCache(metrics, () => 0);
+    return;
+  }
   const store = disposing(closing, new CachedInboxStore(opened.inbox, { redis, maxRows, tenureOf, logger }));
   opened.inbox = store;
-  const name = 'chatmesh_inbox_pages_from_cache';
-  metrics.gauge({ name, help: 'Pages of inboxes that came from Redis since the start.' }, () => store.hits);
+  exposePagesFromCache(metrics, () => store.hits);
+}
+
+function exposePagesFromCache(metrics: Metrics, count: () => number): void {
+  const name = 'chatmesh_inbox_pages_from_cache_total';
+  metrics.counter({ name, help: 'Pages of inboxes that came from Redis; 0 without.' }, count);
 }
 
 /** The key of the fingerprints in status records: all routers on the same stores need the same one. */
@@ -132,18 +150,19 @@ export function fingerprintKeyOf(config: ChatConfig): Buffer {
 
 async function openPulsar(
   config: PulsarConfig,
-  logger: Logger,
-  closing: Closing,
+  { logger, metrics, closing }: Pick<OpenOptions, 'logger' | 'metrics' | 'closing'>,
 ): Promise<Pick<Stores, 'log' | 'deadLetters'>> {
   const { PulsarAdmin, PulsarClient } = await import('@chatmesh/mesh/pulsar');
   const { PulsarMessageLog } = await import('./stores/pulsar-message-log.js');
-  const client = await PulsarClient.create({ ...config, logger });
+  const { PulsarBacklog } = await import('./stores/pulsar-backlog.js');
+  const client = await PulsarClient.create({ ...config, logger, metrics });
   try {
+    const topic = (name: string) => topicOf(config, name);
     const admin = new PulsarAdmin({ url: config.adminUrl, token: config.token });
     const backlog = { admin, maxBytes: config.backlogBytes };
     const open = (name: string) =>
       PulsarMessageLog.open(client, {
-        topic: `persistent://${config.namespace}/${name}`,
+        topic: topic(name),
         epoch: config.epoch,
         backlog,
         logger,
@@ -153,6 +172,12 @@ async function openPulsar(
     closing.push(() => client.close());
     disposing(closing, log);
     disposing(closing, deadLetters);
+    if (config.adminUrl !== '') {
+      const admin = new PulsarAdmin({ url: config.adminUrl, token: config.token });
+      const topics = { [EVENTS_TOPIC]: topic(EVENTS_TOPIC), [DEAD_LETTERS_TOPIC]: topic(DEAD_LETTERS_TOPIC) };
+      const backlog = new PulsarBacklog({ admin, topics, logger, metrics });
+      closing.push(() => backlog.close());
+    }
     return { log, deadLetters };
   } catch (error) {
     await client.close();
@@ -160,12 +185,16 @@ async function openPulsar(
   }
 }
 
-async function openScylla(config: ScyllaConfig, closing: Closing): Promise<Pick<Stores, 'inbox' | 'statuses'>> {
+async function openScylla(
+  config: ScyllaConfig,
+  metrics: Metrics,
+  closing: Closing,
+): Promise<Pick<Stores, 'inbox' | 'statuses'>> {
   const { Cassandra } = await import('@chatmesh/mesh/cassandra');
   const { checkSchema } = await import('./stores/cassandra-schema.js');
   const { CassandraInboxStore } = await import('./stores/cassandra-inbox-store.js');
   const { CassandraStatusStore } = await import('./stores/cassandra-status-store.js');
-  const cassandra = await Cassandra.connect(config);
+  const cassandra = await Cassandra.connect(config, metrics);
   try {
     await checkSchema(cassandra);
   } catch (error) {
@@ -184,6 +213,10 @@ const HARD_LIMIT = 2;
 const EVENTS_TOPIC = 'events';
 const DEAD_LETTERS_TOPIC = 'dead-letters';
 
+function topicOf({ namespace }: PulsarConfig, name: string): string {
+  return `persistent://${namespace}/${name}`;
+}
+
 /**
  * Prepares Pulsar for the routers: namespace, topics and subscriptions. Doing it again changes nothing.
  *
@@ -195,7 +228,7 @@ export async function migrateLog(config: PulsarConfig): Promise<string> {
   const { SUBSCRIPTION } = await import('./stores/pulsar-message-log.js');
   const admin = new PulsarAdmin({ url: config.adminUrl, token: config.token });
   await admin.prepareNamespace(config.namespace, { backlogBytes: config.backlogBytes * HARD_LIMIT });
-  const topic = (name: string) => `persistent://${config.namespace}/${name}`;
+  const topic = (name: string) => topicOf(config, name);
   const prepare = (name: string, partitions: number) =>
     admin.prepareTopic(topic(name), { partitions, subscription: SUBSCRIPTION });
   const partitions = await prepare(EVENTS_TOPIC, config.partitions);

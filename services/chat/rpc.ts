@@ -1,7 +1,5 @@
 import { create } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
-import type { MessageState } from '@chatmesh/gen/chat/v1/chat';
-import { MessageStateSchema } from '@chatmesh/gen/chat/v1/chat';
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import type { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
 import { type LogEvent, LogEventSchema } from '@chatmesh/gen/chat/v1/log';
@@ -14,12 +12,14 @@ import {
 import { LogEventWire, MessagePayloadWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { SubmitResultWire } from '@chatmesh/gen/wire/chat/v1/router';
 import { type BidiCall, MeshError, type ServiceImpl } from '@chatmesh/mesh';
-import { confirmableId, confirmationOf, standingOf } from './domain/events.js';
+import { confirmableId, confirmationOf } from './domain/events.js';
 import { isUuid, UNCLAIMED_DEVICE } from './domain/ids.js';
 import type { CachedDirectory } from './routing/directory.js';
 import { EdgeLink } from './routing/edge-link.js';
 import type { Acceptance, Ingress, Submission } from './routing/ingress.js';
 import type { Owner } from './routing/owner.js';
+import { explainMessage } from './rpc/explain-message.js';
+import { stateOf } from './rpc/message-state.js';
 import type { InboxStore } from './stores/inbox-store.js';
 import type { MessageLog } from './stores/message-log.js';
 import type { StatusRecord, StatusStore } from './stores/status-store.js';
@@ -94,14 +94,11 @@ export function routerRpc({ ingress, owner, directory, log }: RpcDeps): ServiceI
 }
 
 /** Calls of other backends and of the edges' unary endpoints. */
-export function internalRpc({
-  ingress,
-  directory,
-  log,
-  inbox,
-  statuses,
-}: RpcDeps): ServiceImpl<typeof InternalChatService> {
+export function internalRpc(deps: RpcDeps): ServiceImpl<typeof InternalChatService> {
+  const { ingress, directory, log, inbox, statuses } = deps;
   return {
+    explainMessage: (request) => explainMessage(deps, request),
+
     async sendMessage({ message, senderDeviceId }) {
       const accepted = await accept(ingress, submissionOf(message as NonNullable<typeof message>, senderDeviceId));
       return {
@@ -194,6 +191,7 @@ function submissionOf(
     clientMessageId: message.clientMessageId,
     payload: MessagePayloadWire.encode({ ...MessagePayloadWire.create(), payload }),
     sealed: payload.case === 'sealed',
+    traceparent: '',
   };
 }
 
@@ -211,19 +209,4 @@ function submitResult(ref: number, result: Acceptance | MeshError): RouteRespons
   answer.deduplicated = result.deduplicated;
   if (result.receipt) answer.receiptEvent = result.receipt as Uint8Array<ArrayBuffer>;
   return answer;
-}
-
-function stateOf(record: StatusRecord): MessageState {
-  const state = create(MessageStateSchema, {
-    serverMessageId: record.serverMessageId,
-    clientMessageId: record.clientMessageId,
-    status: standingOf(record),
-    acceptedAt: timestampFromMs(record.acceptedAtMs),
-    code: record.code,
-    receiverId: record.recipientId,
-  });
-  if (record.deliveredAtMs) state.deliveredAt = timestampFromMs(record.deliveredAtMs);
-  if (record.readAtMs) state.readAt = timestampFromMs(record.readAtMs);
-  if (record.failedAtMs) state.failedAt = timestampFromMs(record.failedAtMs);
-  return state;
 }

@@ -9,6 +9,7 @@ import { monotonic } from './domain/clock.js';
 import { Fingerprinter } from './domain/fingerprint.js';
 import { TokenBuckets } from './domain/token-bucket.js';
 import { fingerprintKeyOf, openEmbedded, openStores, type Stores } from './engines.js';
+import { exposeRouter } from './metrics.js';
 import { GrpcDirectory, GrpcSessions } from './routing/clients.js';
 import { CachedDirectory, type DirectoryClient } from './routing/directory.js';
 import { Ingress } from './routing/ingress.js';
@@ -81,7 +82,13 @@ export class ChatService implements Service {
   ): Promise<ChatService> {
     const closing: (() => Promise<unknown> | unknown)[] = [];
     try {
-      return new ChatService(config, deps, overrides, await openEmbedded(config, overrides, closing), closing);
+      return new ChatService(
+        config,
+        deps,
+        overrides,
+        await openEmbedded(config, deps.metrics, overrides, closing),
+        closing,
+      );
     } catch (error) {
       for (const release of closing.reverse()) await release();
       throw error;
@@ -164,7 +171,7 @@ export class ChatService implements Service {
 
   async #open(): Promise<Router> {
     const config = this.#config;
-    const { logger, metrics, tls } = this.#deps;
+    const { logger, metrics, tls, traces } = this.#deps;
     const overrides = this.#overrides;
     const closing = this.#closing;
     const stores = await openStores(config, this.#environment, overrides, {
@@ -183,30 +190,17 @@ export class ChatService implements Service {
       overrides.presence ?? closed(closing, new GrpcSessions({ address: config.presenceAddress, logger, tls }));
     const { log, statuses, claims, inbox } = stores;
     const fingerprints = new Fingerprinter(fingerprintKeyOf(config));
-    const ingress = new Ingress({ log, statuses, claims, directory, fingerprints, rates: this.#rates, now });
+    const ingress = new Ingress({ log, statuses, claims, directory, fingerprints, rates: this.#rates, now, traces });
     const { deliveryRetries, deliveryRetryMs } = config;
     const options = { ...OWNER_DEFAULTS, deliveryRetries, deliveryRetryMs, ...overrides.owner };
-    const owner = new Owner({ ...stores, directory, presence, now, logger, options });
+    const owner = new Owner({ ...stores, directory, presence, now, logger, traces, options });
     const sweeper = new Sweeper({ owner, inbox, statuses, now, logger });
     const rpc = { ingress, owner, directory, log, inbox, statuses };
     this.#server
       .add(RouterService, routerRpc(rpc))
       .add(InternalChatService, internalRpc(rpc))
       .add(AdminService, adminRpc({ owner, directory, presence, log }));
-    const latency = metrics.histogram({
-      name: 'chatmesh_accept_to_transmit_seconds',
-      help: 'From the acceptance of a message to its transmission to a device.',
-      buckets: [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5, 60],
-    });
-    owner.onTransmitted = ({ acceptedAtMs }) => latency.observe((now() - Number(acceptedAtMs)) / 1000);
-    metrics.gauge(
-      {
-        name: 'chatmesh_log_unacknowledged',
-        help: 'Events that the log has handed to this router and that it is not done with.',
-      },
-      () => owner.unacknowledged,
-    );
-    metrics.gauge({ name: 'chatmesh_recipients', help: 'Users with an actor on this router.' }, () => owner.recipients);
+    exposeRouter(metrics, { ingress, owner, now });
     return { log, ingress, owner, sweeper };
   }
 }

@@ -5,6 +5,7 @@ import { TokenVerifier } from './auth/token-verifier.js';
 import type { EdgeConfig } from './config.js';
 import { Listeners } from './http/listeners.js';
 import { WebSocketEndpoint } from './http/websocket.js';
+import { exposeEdge, rpcMetrics } from './metrics.js';
 import { PresenceReporter } from './routing/presence-reporter.js';
 import { SessionTable } from './sessions/session-table.js';
 
@@ -23,7 +24,7 @@ export class EdgeService implements Service {
   #disposed: Promise<void> | undefined;
 
   private constructor(config: EdgeConfig, deps: ServiceDeps, overrides: Partial<EdgeOverrides>) {
-    const { logger, metrics, tls } = deps;
+    const { logger, metrics, tls, traces } = deps;
     const now = overrides.now ?? Date.now;
     const edgeId = randomUUID();
     const verifier = new TokenVerifier({ config: config.auth, userAddress: config.userAddress, logger, tls, now });
@@ -47,6 +48,7 @@ export class EdgeService implements Service {
       routers: config.routers,
       logger,
       tls,
+      traces,
       now,
       checkToken: (token) => this.#admission.admit(token),
       observer: this.#presence,
@@ -58,8 +60,9 @@ export class EdgeService implements Service {
       sessions: this.sessions,
       now,
       websocket,
+      interceptor: rpcMetrics(metrics),
     });
-    metrics.gauge({ name: 'chatmesh_sessions', help: 'Open connections on this edge.' }, () => this.sessions.size);
+    exposeEdge(metrics, { sessions: this.sessions, websocket, listeners: this.#listeners });
   }
 
   static async create(

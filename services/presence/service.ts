@@ -45,7 +45,8 @@ export class PresenceService implements Service {
     { logger, metrics, tls }: ServiceDeps,
     { store, now = Date.now }: Partial<PresenceOverrides> = {},
   ): Promise<PresenceService> {
-    const opened = store ?? (config.redis ? await openRedis(config.redis, now, logger) : openMemory(now, metrics));
+    const opened =
+      store ?? (config.redis ? await openRedis(config.redis, now, { logger, metrics }) : openMemory(now, metrics));
     const server = new GrpcServer({ name: 'presence', logger, metrics, tls })
       .add(SessionService, sessionRpc(opened))
       .add(PublicService, presenceRpc);
@@ -82,11 +83,15 @@ export class PresenceService implements Service {
   }
 }
 
-async function openRedis(config: RedisConfig, now: () => number, logger: Logger): Promise<PresenceStore> {
+async function openRedis(
+  config: RedisConfig,
+  now: () => number,
+  deps: { logger: Logger; metrics: Metrics },
+): Promise<PresenceStore> {
   // Loaded only where it is used: the driver costs memory and time at start.
   const { RedisClient } = await import('@chatmesh/mesh/redis');
   const { RedisPresenceStore } = await import('./stores/redis-presence-store.js');
-  return new RedisPresenceStore({ redis: await RedisClient.open(config, { logger }), now });
+  return new RedisPresenceStore({ redis: await RedisClient.open(config, deps), now });
 }
 
 function openMemory(now: () => number, metrics: Metrics): PresenceStore {

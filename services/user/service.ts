@@ -14,6 +14,7 @@ import {
   GrpcServer,
   type Logger,
   MeshError,
+  type Metrics,
   type Service,
   type ServiceDeps,
   untilAvailable,
@@ -39,6 +40,7 @@ export class UserService implements Service {
   readonly name = 'user';
   readonly #config: UserConfig;
   readonly #logger: Logger;
+  readonly #metrics: Metrics;
   readonly #server: GrpcServer;
   readonly #overrides: Partial<UserOverrides>;
   readonly #lock: DirectoryLock | undefined;
@@ -57,6 +59,7 @@ export class UserService implements Service {
   ) {
     this.#config = config;
     this.#logger = logger;
+    this.#metrics = metrics;
     this.#server = new GrpcServer({ name: 'user', logger, metrics, tls });
     this.#overrides = overrides;
     this.#store = store;
@@ -76,7 +79,7 @@ export class UserService implements Service {
   ): Promise<UserService> {
     const { store } = overrides;
     if (store || config.database) return new UserService(config, deps, overrides, { ...(store && { store }) });
-    return new UserService(config, deps, overrides, await openEmbedded(join(config.dataDir, 'user'), deps.logger));
+    return new UserService(config, deps, overrides, await openEmbedded(config, deps));
   }
 
   /** The port listened on, once started. */
@@ -140,7 +143,7 @@ export class UserService implements Service {
   async #connect(): Promise<UserStore> {
     const { database } = this.#config;
     if (!database) throw new Error('a service without PostgreSQL has its store from the beginning');
-    return await SqlUserStore.open(await PostgresEngine.open(database, this.#logger));
+    return await SqlUserStore.open(await PostgresEngine.open(database, this.#logger, this.#metrics));
   }
 
   async #dispose(): Promise<void> {
@@ -153,10 +156,15 @@ export class UserService implements Service {
   }
 }
 
-async function openEmbedded(directory: string, logger: Logger): Promise<{ store: UserStore; lock: DirectoryLock }> {
+async function openEmbedded(
+  { dataDir }: UserConfig,
+  { logger, metrics }: ServiceDeps,
+): Promise<{ store: UserStore; lock: DirectoryLock }> {
+  const directory = join(dataDir, 'user');
   const lock = await acquireLock(directory);
   try {
-    return { store: await SqlUserStore.open(await PgliteEngine.open(join(directory, 'database'), logger)), lock };
+    const engine = await PgliteEngine.open(join(directory, 'database'), logger, metrics);
+    return { store: await SqlUserStore.open(engine), lock };
   } catch (error) {
     await lock.release();
     throw error;

@@ -64,6 +64,24 @@ export function messageLogContract(name: string, engine: LogEngine): void {
         expect(recorded).toEqual([positions]);
       });
 
+      test('a consumer tells when the oldest message that it is not done with was accepted', async () => {
+        const key = newKeys(1)[0] as string;
+        const events = [eventFor(key), eventFor(key), eventFor(key)];
+        for (const [i, { kind }] of events.entries())
+          if (kind.case === 'message') kind.value.acceptedAtMs = BigInt(1_000 + i);
+        const records: LogRecord[] = [];
+        const consumer = await log().consume((batch) => void records.push(...batch), { maxUnacknowledged: 10 });
+        expect(consumer.oldestAtMs()).toBeUndefined();
+        await log().publish(events);
+        await until(() => records.length === 3, 'the events come');
+        expect(consumer.oldestAtMs()).toBe(1_000);
+        consumer.acknowledge(records.slice(0, 2));
+        expect(consumer.oldestAtMs()).toBe(1_002);
+        consumer.acknowledge(records.slice(2));
+        expect(consumer.oldestAtMs()).toBeUndefined();
+        await consumer.close();
+      });
+
       test('nothing published is nothing handed out', async () => {
         expect(await log().publish([])).toEqual([]);
         const member = await witness.join();

@@ -22,7 +22,7 @@ describe('a mesh on Redis', () => {
 
   const admin = (path: string) => fetch(`http://127.0.0.1:${process().adminPort}${path}`);
   const pagesFromCache = async () =>
-    Number(/^chatmesh_inbox_pages_from_cache (\d+)/m.exec(await (await admin('/metrics')).text())?.[1]);
+    Number(/^chatmesh_inbox_pages_from_cache_total (\d+)/m.exec(await (await admin('/metrics')).text())?.[1]);
 
   /** Sends while Bob is away; resolves when all were answered with `sent`. */
   async function send(count: number, text: string): Promise<string[]> {

@@ -36,6 +36,7 @@ describe('the command line', () => {
     ['a status that nothing has', ['send', '--token', token, '--to', id, '--wait', 'seen', 'hello']],
     ['a token that is no JWT', ['tail', '--token', 'abc']],
     ['an inbox of nobody', ['inbox']],
+    ['a status for nobody', ['status', id]],
     ['no messages', ['demo', '--messages', '0']],
     ['an address of another kind', ['demo', '--url', 'ftp://localhost']],
   ])('%s is wrong usage, exit code 2', async (_what, args) => {
@@ -51,6 +52,7 @@ describe('the command line', () => {
     ['tail', ['tail', '--token', token]],
     ['chat', ['chat', '--token', token, '--to', id]],
     ['status', ['status', '--token', token, id]],
+    ['status --explain', ['status', '--explain', id]],
     ['inbox', ['inbox', '--token', token]],
   ])('%s without a server says in one sentence what to do, exit code 3', async (_name, args) => {
     const { exitCode, out, err } = await call(args);

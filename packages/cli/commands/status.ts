@@ -2,7 +2,7 @@ import { ChatError } from '@chatmesh/sdk';
 import { CommandError, edgeFailure, exitCodes, unreachable } from '../failure.js';
 import { httpUrl } from '../options.js';
 import type { Terminal } from '../terminal.js';
-import type { SessionOptions } from './session.js';
+import { type ExplainOptions, explain } from './explain.js';
 
 const maxIdsPerCall = 256;
 
@@ -19,11 +19,19 @@ interface State {
   receiverId?: string;
 }
 
+interface StatusOptions extends ExplainOptions {
+  explain: boolean;
+  url: string;
+}
+
 /** `status`: where messages stand that the token's user sent. Fails when there is no such message. */
-export async function statusCommand(terminal: Terminal, ids: string[], options: SessionOptions): Promise<void> {
+export async function statusCommand(terminal: Terminal, ids: string[], options: StatusOptions): Promise<void> {
+  if (options.explain) return await explain(terminal, ids, options);
+  const { token, url } = options;
+  if (token === undefined) throw new CommandError(exitCodes.usage, 'Say who you are: --token.');
   const found = new Map<string, State>();
   for (let i = 0; i < ids.length; i += maxIdsPerCall) {
-    for (const state of await getStatus(terminal, ids.slice(i, i + maxIdsPerCall), options)) {
+    for (const state of await getStatus(terminal, ids.slice(i, i + maxIdsPerCall), { url, token })) {
       found.set(state.serverMessageId, state);
     }
   }
@@ -32,7 +40,11 @@ export async function statusCommand(terminal: Terminal, ids: string[], options: 
   if (missing > 0) throw new CommandError(exitCodes.refused, `${missing} of them you did not send.`);
 }
 
-async function getStatus(terminal: Terminal, ids: string[], { url, token }: SessionOptions): Promise<State[]> {
+async function getStatus(
+  terminal: Terminal,
+  ids: string[],
+  { url, token }: { url: string; token: string },
+): Promise<State[]> {
   let response: Response;
   try {
     response = await fetch(httpUrl(url, '/chat.v1.ChatService/GetStatus'), {

@@ -19,6 +19,17 @@ export function deviceMark(isCopy: boolean, deviceId: string): string {
   return isCopy ? `copy/${deviceId}` : deviceId;
 }
 
+/** When a message was accepted, or a receipt arose, milliseconds since 1970; undefined for other events. */
+export function acceptedAtMs({ kind }: LogEvent): number | undefined {
+  if (kind.case === 'message') return Number(kind.value.acceptedAtMs);
+  return kind.case === 'receipt' ? Number(kind.value.atMs) : undefined;
+}
+
+/** The step that an event's next one stands under, where the event is followed; else empty. */
+export function traceparentOf({ kind }: LogEvent): string {
+  return kind.case === 'message' || kind.case === 'receipt' ? kind.value.traceparent : '';
+}
+
 /** The fields of a message that a receipt repeats. */
 export interface ReceiptSubject {
   readonly serverMessageId: string;
@@ -52,7 +63,13 @@ export function confirmationOf(
 }
 
 /** The event that tells the sender of a message what became of it. The same status always has the same event_id. */
-export function receiptOf(subject: ReceiptSubject, status: MessageStatus, atMs: number, code = ''): LogEvent {
+export function receiptOf(
+  subject: ReceiptSubject,
+  status: MessageStatus,
+  atMs: number,
+  code = '',
+  traceparent = '',
+): LogEvent {
   const receipt = ReceiptEventWire.create();
   receipt.eventId = receiptEventId(subject.serverMessageId, status);
   receipt.serverMessageId = subject.serverMessageId;
@@ -60,6 +77,7 @@ export function receiptOf(subject: ReceiptSubject, status: MessageStatus, atMs: 
   receipt.status = status;
   receipt.atMs = BigInt(atMs);
   receipt.code = code;
+  receipt.traceparent = traceparent;
   const event = LogEventWire.create();
   event.userId = subject.senderId;
   event.kind = { case: 'receipt', value: receipt };

@@ -1,6 +1,7 @@
 import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import { GivenUpWire, LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
-import { type Logger, toMeshError } from '@chatmesh/mesh';
+import { type Logger, toMeshError, traceFields } from '@chatmesh/mesh';
+import { traceparentOf } from '../domain/events.js';
 import { DEAD_LETTERS_DEVICE, DEAD_LETTERS_USER } from '../domain/ids.js';
 import type { InboxStore } from '../stores/inbox-store.js';
 import type { LogConsumer, LogRecord, MessageLog, Position } from '../stores/message-log.js';
@@ -57,7 +58,8 @@ export class DeadLetters {
   /** Gives a record up; resolves when the log may forget it. */
   async bury({ event, position }: LogRecord, error: unknown): Promise<void> {
     const { now, deadLetters, logger, whileUnavailable } = this.#deps;
-    logger.error({ err: error, position, kind: event.kind.case }, 'an event is given up');
+    const told = { err: error, position, kind: event.kind.case, ...traceFields(traceparentOf(event)) };
+    logger.error(told, 'an event is given up');
     // What an unknown error says may hold what it failed on: toMeshError keeps that to the log.
     const { kind, message } = toMeshError(error);
     const givenUp = { ...GivenUpWire.create(), position, reason: `${kind}: ${message}`, atMs: BigInt(now()) };

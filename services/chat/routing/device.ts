@@ -11,6 +11,8 @@ export interface Tracked {
   readonly payload: Uint8Array;
   /** Set for messages. */
   readonly message: MessageEvent | undefined;
+  /** The step before, where the event is followed; else empty. */
+  readonly traceparent: string;
   /** The record on the log, as long as the log holds it. */
   record: LogRecord | undefined;
   readonly receivedAtMs: number;

@@ -40,15 +40,16 @@ export class EdgeLink {
   }
 
   /** Sends an encoded event to a session. */
-  push(session: number, event: Uint8Array): void {
+  push(session: number, event: Uint8Array, traceparent: string): void {
     const last = this.#lastPush;
-    if (last && last.event === event) {
+    if (last && last.event === event && last.traceparent === traceparent) {
       last.sessions.push(session);
       return;
     }
     const push = PushWire.create();
     push.sessions = [session];
     push.event = event as Uint8Array<ArrayBuffer>;
+    push.traceparent = traceparent;
     this.#out().pushes.push(push);
     this.#lastPush = push;
   }

@@ -1,7 +1,7 @@
 import type { LogEvent, MessageEvent } from '@chatmesh/gen/chat/v1/log';
 import type { Submit } from '@chatmesh/gen/chat/v1/router';
 import { LogEventWire, MessageEventWire } from '@chatmesh/gen/wire/chat/v1/log';
-import { MeshError, toMeshError } from '@chatmesh/mesh';
+import { MeshError, type Span, type Traces, toMeshError } from '@chatmesh/mesh';
 import { standingReceipt } from '../domain/events.js';
 import type { Fingerprinter } from '../domain/fingerprint.js';
 import { serverMessageId } from '../domain/ids.js';
@@ -15,7 +15,7 @@ import { baseRecord } from './ledger.js';
 /** What a sender hands in, whoever brings it. */
 export type Submission = Pick<
   Submit,
-  'senderId' | 'senderDeviceId' | 'receiverId' | 'groupId' | 'clientMessageId' | 'payload' | 'sealed'
+  'senderId' | 'senderDeviceId' | 'receiverId' | 'groupId' | 'clientMessageId' | 'payload' | 'sealed' | 'traceparent'
 >;
 
 /** The message is durable. */
@@ -37,10 +37,13 @@ interface Pending {
   readonly id: string;
   message: MessageEvent | undefined;
   acceptedAtMs: number;
+  /** Where the message is followed. */
+  readonly span: Span | undefined;
 }
 
 /** More submissions than this waiting for the log are refused with `unavailable`. */
 const MAX_PENDING = 50_000;
+const NO_SPANS: readonly Span[] = [];
 const NO_BYTES = new Uint8Array(0);
 
 export interface IngressDeps {
@@ -53,6 +56,7 @@ export interface IngressDeps {
   readonly rates: TokenBuckets;
   /** Never goes back, so that no sender's timestamps do. */
   readonly now: () => number;
+  readonly traces?: Traces | undefined;
 }
 
 /**
@@ -72,6 +76,11 @@ export class Ingress {
   /** The last batch that was published: batches are answered in their order, whichever is durable first. */
   #answered: Promise<void> = Promise.resolve();
   #drained: Promise<void> | undefined;
+  /** How many submissions had each result: accepted, repeated, or the kind of the refusal. */
+  readonly results = new Map<string, number>([
+    ['accepted', 0],
+    ['repeated', 0],
+  ]);
 
   constructor(deps: IngressDeps) {
     this.#deps = deps;
@@ -96,15 +105,15 @@ export class Ingress {
   submit<S extends Submission>(submissions: readonly S[], answer: Answer<S>): void {
     const pending: Pending[] = [];
     for (const submission of submissions) {
+      const span = submission.traceparent === '' ? undefined : this.#follow(submission);
       if (this.#drained) {
+        const leaving = new MeshError('unavailable', 'not accepted: the router is leaving, send again');
         // Not before those ahead of it have their answers: another router may be asked, and must not be faster.
-        void this.#drained.then(() =>
-          answer(submission, new MeshError('unavailable', 'not accepted: the router is leaving, send again')),
-        );
+        void this.#drained.then(() => this.#answer({ submission, answer: answer as Answer, span }, leaving));
         continue;
       }
       const id = serverMessageId(submission.senderId, submission.clientMessageId);
-      const next: Pending = { submission, answer: answer as Answer, id, message: undefined, acceptedAtMs: 0 };
+      const next: Pending = { submission, answer: answer as Answer, id, message: undefined, acceptedAtMs: 0, span };
       if (this.#inFlight.has(id)) {
         // The same message is on its way: what becomes of it decides, and then this is a repeat.
         const behind = this.#inFlight.get(id);
@@ -113,7 +122,8 @@ export class Ingress {
         continue;
       }
       if (this.#inFlight.size >= MAX_PENDING) {
-        answer(submission, new MeshError('unavailable', 'too many messages wait to be accepted'));
+        const tooMany = new MeshError('unavailable', 'too many messages wait to be accepted');
+        this.#answer(next, tooMany);
         continue;
       }
       this.#inFlight.set(id, undefined);
@@ -196,6 +206,7 @@ export class Ingress {
     message.acceptedAtMs = BigInt(acceptedAtMs);
     message.payload = submission.payload as Uint8Array<ArrayBuffer>;
     message.fingerprint = this.#fingerprint(submission);
+    message.traceparent = pending.span?.traceparent ?? submission.traceparent;
     pending.message = message;
     pending.acceptedAtMs = acceptedAtMs;
     if (this.#batch.length === 0) queueMicrotask(() => this.#acceptBatch());
@@ -253,6 +264,7 @@ export class Ingress {
     const events: LogEvent[] = [];
     /** For each event: whose record its position goes into; undefined for copies. */
     const originals: (MessageEvent | undefined)[] = [];
+    const publishing = this.#publishing(batch);
     for (const { submission, message } of batch) {
       events.push(eventOf(submission.receiverId, message));
       originals.push(message);
@@ -270,6 +282,7 @@ export class Ingress {
         recorded = this.#deps.statuses.accept(records);
         recorded.catch(() => {});
       });
+      for (const span of publishing) span.end();
       await recorded;
       await before;
       for (const accepted of batch) {
@@ -281,10 +294,23 @@ export class Ingress {
         });
       }
     } catch (error) {
-      const { message } = toMeshError(error);
+      const { message, kind } = toMeshError(error);
+      for (const span of publishing) span.end({}, kind);
       await before;
       for (const accepted of batch) this.#finish(accepted, new MeshError('unavailable', `not accepted: ${message}`));
     }
+  }
+
+  #follow({ traceparent }: Submission): Span | undefined {
+    return this.#deps.traces?.begin('chat.accept', { parent: traceparent });
+  }
+
+  #publishing(batch: readonly Pending[]): readonly Span[] {
+    const { traces } = this.#deps;
+    if (!traces) return NO_SPANS;
+    const spans: Span[] = [];
+    for (const { span } of batch) if (span) spans.push(traces.begin('log.publish', { parent: span.traceparent }));
+    return spans;
   }
 
   /** Whether the sender has other devices, which get a copy. */
@@ -313,15 +339,27 @@ export class Ingress {
   }
 
   #finish(pending: Pending, result: Acceptance | MeshError): void {
-    const { id, submission, answer } = pending;
+    const { id } = pending;
     const behind = this.#inFlight.get(id);
     this.#inFlight.delete(id);
-    answer(submission, result);
+    this.#answer(pending, result);
     if (!behind) return;
     for (const repeat of behind) {
-      if (result instanceof MeshError) repeat.answer(repeat.submission, result);
+      if (result instanceof MeshError) this.#answer(repeat, result);
       else this.submit([repeat.submission], repeat.answer);
     }
+  }
+
+  #answer(
+    { submission, answer, span }: Pick<Pending, 'submission' | 'answer' | 'span'>,
+    result: Acceptance | MeshError,
+  ): void {
+    const name = result instanceof MeshError ? result.kind : result.deduplicated ? 'repeated' : 'accepted';
+    this.results.set(name, (this.results.get(name) ?? 0) + 1);
+    answer(submission, result);
+    if (!span) return;
+    if (result instanceof MeshError) span.end({ 'chatmesh.result': name }, name);
+    else span.end({ 'chatmesh.result': name, 'chatmesh.server_message_id': result.serverMessageId });
   }
 }
 

@@ -2,8 +2,8 @@ import { setMaxListeners } from 'node:events';
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import type { Confirmation } from '@chatmesh/gen/chat/v1/router';
-import { type Logger, type MeshError, sleep } from '@chatmesh/mesh';
-import { confirmationOf, type ReceiptSubject, receiptOf } from '../domain/events.js';
+import { type Logger, type MeshError, type Span, sleep, type Traces, traceFields } from '@chatmesh/mesh';
+import { confirmationOf, type ReceiptSubject, receiptOf, traceparentOf } from '../domain/events.js';
 import { RecentIds } from '../domain/recent-ids.js';
 import type { InboxStore } from '../stores/inbox-store.js';
 import type { LogConsumer, LogRecord, MessageLog, Position } from '../stores/message-log.js';
@@ -59,6 +59,7 @@ export interface OwnerDeps {
   readonly presence: SessionFinder;
   readonly now: () => number;
   readonly logger: Logger;
+  readonly traces?: Traces | undefined;
   readonly options: OwnerOptions;
 }
 
@@ -102,6 +103,10 @@ export class Owner {
   #releasing = false;
   /** Called when an event is transmitted, with the time since its acceptance. */
   onTransmitted: (message: NonNullable<Tracked['message']>) => void = () => {};
+  /** Called when the first device of a recipient confirms a message: when it was accepted, and when that was. */
+  onDelivered: (acceptedAtMs: number, atMs: number) => void = () => {};
+  /** What has happened since the start. */
+  readonly counts = { redeliveries: 0, unconfirmedSessions: 0, deadLetters: 0, failed: new Map<string, number>() };
 
   constructor(deps: OwnerDeps) {
     // Whatever waits out an outage listens to it.
@@ -134,6 +139,23 @@ export class Owner {
   /** Events that the log has handed out here and that are not done with. */
   get unacknowledged(): number {
     return this.#consumer?.unacknowledged ?? 0;
+  }
+
+  /** When the oldest message or receipt that the log has handed out here, and that is not done with, was accepted. */
+  get oldestAtMs(): number | undefined {
+    return this.#consumer?.oldestAtMs();
+  }
+
+  /** Events that were transmitted and are not confirmed. */
+  get inFlight(): number {
+    let count = 0;
+    for (const device of this.unconfirmed) count += device.window.size;
+    return count;
+  }
+
+  /** Where a user's event is on this router: transmitted to which devices and not confirmed, and whether the log still has it. */
+  whereabouts(userId: string, id: string): { transmitted: ReadonlyMap<string, Delivery>; onLog: boolean } {
+    return this.#recipients.get(userId)?.whereabouts(id) ?? { transmitted: new Map(), onLog: false };
   }
 
   /** The tenure in which a user is owned here; undefined where the user has no actor. */
@@ -287,6 +309,23 @@ export class Owner {
     this.#held.push(tracked);
   }
 
+  /** Begins a step of an event that is followed. */
+  follow(name: string, { tracked, device, position, row, attempts }: Delivery, startedAtMs?: number): Span | undefined {
+    const { message } = tracked;
+    return this.#deps.traces?.begin(name, {
+      parent: tracked.traceparent,
+      attributes: {
+        ...(message && { 'chatmesh.server_message_id': message.serverMessageId }),
+        'chatmesh.event': message ? (message.copy ? 'copy' : 'message') : 'receipt',
+        'chatmesh.device_id': device.id,
+        'chatmesh.position': position,
+        'chatmesh.from': row === 'none' ? 'log' : 'inbox',
+        'chatmesh.repeats': attempts,
+      },
+      ...(startedAtMs !== undefined && { startedAtMs }),
+    });
+  }
+
   transmitted(tracked: Tracked): void {
     if (tracked.message) this.onTransmitted(tracked.message);
   }
@@ -319,6 +358,8 @@ export class Owner {
   }
 
   async failMessage(subject: ReceiptSubject, base: (() => StatusRecord) | undefined, code: string): Promise<void> {
+    const { failed } = this.counts;
+    failed.set(code, (failed.get(code) ?? 0) + 1);
     const atMs = this.now();
     const { serverMessageId } = subject;
     await this.whileUnavailable(() =>
@@ -335,7 +376,10 @@ export class Owner {
     let error = firstError;
     for (let n = 1; n < handlingAttempts; n++) {
       if (this.#stop.signal.aborted) return;
-      this.#deps.logger.warn({ err: error, position: record.position, attempt: n }, 'an event could not be handled');
+      this.#deps.logger.warn(
+        { err: error, position: record.position, attempt: n, ...traceFields(traceparentOf(record.event)) },
+        'an event could not be handled',
+      );
       await sleep(Math.min(HANDLING_RETRY_MAX_MS, handlingRetryMs * 2 ** (n - 1)), { signal: this.#stop.signal }).catch(
         () => {},
       );
@@ -347,6 +391,7 @@ export class Owner {
         error = again;
       }
     }
+    this.counts.deadLetters++;
     await this.deadLetters.bury(record, error);
     this.acknowledge(record);
   }
@@ -479,11 +524,13 @@ export class Owner {
         continue;
       }
       if (delivery.attempts < deliveryRetries) {
+        this.counts.redeliveries++;
         device.recipient.retransmit(delivery, nowMs);
         continue;
       }
       const { session } = device;
       if (!session) return;
+      this.counts.unconfirmedSessions++;
       device.recipient.detach(device, session.link, session.number);
       session.link.closeSession(session.number, 1008, 'deliveries were not confirmed');
       return;

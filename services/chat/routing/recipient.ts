@@ -1,7 +1,7 @@
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import type { SessionEvent } from '@chatmesh/gen/chat/v1/log';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
-import { confirmableId, deviceMark, type LogEvent, receiptOf } from '../domain/events.js';
+import { confirmableId, deviceMark, type LogEvent, receiptOf, traceparentOf } from '../domain/events.js';
 import { UNCLAIMED_DEVICE } from '../domain/ids.js';
 import type { InboxRow } from '../stores/inbox-store.js';
 import type { LogRecord, Position } from '../stores/message-log.js';
@@ -92,6 +92,17 @@ export class Recipient {
       unacknowledged: onLog.length + this.#waiting.length,
       devices: [...this.devices.values()],
     };
+  }
+
+  /** Which devices were sent an event and have not confirmed it, and whether the log still has it for this actor. */
+  whereabouts(id: string): { transmitted: Map<string, Delivery>; onLog: boolean } {
+    const transmitted = new Map<string, Delivery>();
+    for (const device of this.devices.values()) {
+      const delivery = device.window.get(id);
+      if (delivery) transmitted.set(device.id, delivery);
+    }
+    const waits = this.#waiting.some(({ event }) => confirmableId(event) === id);
+    return { transmitted, onLog: waits || this.#tracked.get(id)?.record !== undefined };
   }
 
   /** Loads what the stores know of the user; records wait meanwhile. */
@@ -263,7 +274,7 @@ export class Recipient {
     if (!device.session) return;
     delivery.attempts++;
     delivery.sentAtMs = nowMs;
-    device.session.link.push(device.session.number, tracked.payload);
+    device.session.link.push(device.session.number, tracked.payload, this.#followed(delivery, nowMs));
   }
 
   /** Goes on with a drain that waited for room or for its own rows. */
@@ -473,7 +484,16 @@ export class Recipient {
     device.window.set(tracked.id, delivery);
     device.cursor = position;
     this.#owner.transmitted(tracked);
-    session.link.push(session.number, tracked.payload);
+    session.link.push(session.number, tracked.payload, this.#followed(delivery, tracked.receivedAtMs));
+  }
+
+  /** What the edge's step stands under; empty where the event is not followed. */
+  #followed(delivery: Delivery, startedAtMs: number): string {
+    const { traceparent } = delivery.tracked;
+    if (traceparent === '') return '';
+    const span = this.#owner.follow('chat.deliver', delivery, startedAtMs);
+    span?.end();
+    return span?.traceparent ?? traceparent;
   }
 
   async #drain(device: Device): Promise<void> {
@@ -632,8 +652,17 @@ export class Recipient {
     }
     const read = status === MessageStatus.READ && this.readReceipts;
     const news = read ? tracked.readAtMs === 0 : tracked.deliveredAtMs === 0 && tracked.readAtMs === 0;
-    if (tracked.deliveredAtMs === 0) tracked.deliveredAtMs = atMs;
+    if (tracked.deliveredAtMs === 0) {
+      tracked.deliveredAtMs = atMs;
+      this.#owner.onDelivered(Number(message.acceptedAtMs), atMs);
+    }
     if (read && tracked.readAtMs === 0) tracked.readAtMs = atMs;
+    const span =
+      tracked.traceparent === '' || !delivery ? undefined : this.#owner.follow('chat.confirm', delivery, atMs);
+    const receipt =
+      news && !tracked.redriven
+        ? receiptOf(message, read ? MessageStatus.READ : MessageStatus.DELIVERED, atMs, '', span?.traceparent)
+        : undefined;
     this.#owner.confirmed({
       update: {
         serverMessageId: tracked.id,
@@ -644,12 +673,13 @@ export class Recipient {
         failedAtMs: 0,
         code: '',
       },
-      receipt:
-        news && !tracked.redriven
-          ? receiptOf(message, read ? MessageStatus.READ : MessageStatus.DELIVERED, atMs)
-          : undefined,
+      receipt,
       delivery,
     });
+    if (span) {
+      const ended = { 'chatmesh.status': read ? 'read' : 'delivered' };
+      void this.#owner.barrier().then(() => span.end(ended));
+    }
   }
 
   async #confirmLate(deviceId: string, status: MessageStatus, ids: readonly string[]): Promise<string[]> {
@@ -695,6 +725,7 @@ export class Recipient {
     const news = read ? record.readAtMs === 0 : record.deliveredAtMs === 0 && record.readAtMs === 0;
     const failed = record.failedAtMs !== 0;
     if (!news && record.devices.includes(deviceId)) return;
+    if (record.deliveredAtMs === 0) this.#owner.onDelivered(record.acceptedAtMs, atMs);
     this.#owner.confirmed({
       update: {
         serverMessageId: record.serverMessageId,
@@ -746,6 +777,7 @@ export class Recipient {
         payload,
         message: kind.case === 'message' ? kind.value : undefined,
         redriven,
+        traceparent: traceparentOf(event),
         record: undefined,
         receivedAtMs: this.#owner.now(),
         open: 0,

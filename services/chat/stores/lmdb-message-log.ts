@@ -2,6 +2,7 @@ import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { MeshError } from '@chatmesh/mesh';
 import type { Database, LmdbEnvironment } from '@chatmesh/mesh/lmdb';
+import { acceptedAtMs } from '../domain/events.js';
 import { entryOf, payloadsOf, type StoredEntry } from './lmdb-log-entry.js';
 import type { ConsumeOptions, LogConsumer, LogRecord, MessageLog, Position } from './message-log.js';
 
@@ -205,6 +206,7 @@ export class LmdbMessageLog implements MessageLog {
         return this.outstanding;
       },
       owns: (userId) => this.#slots[slotOf(userId)]?.owner === consumer,
+      oldestAtMs: () => this.#oldestAtMs(consumer),
       acknowledge: (records) => this.#acknowledge(consumer, records as readonly Outstanding[]),
       flushed: () => this.#writeAcks(),
       close: async () => this.#leave(consumer),
@@ -382,6 +384,17 @@ export class LmdbMessageLog implements MessageLog {
     }
     if (this.#whole.length > 0) this.#writeAcksLater();
     this.#dispatchSoon();
+  }
+
+  #oldestAtMs(consumer: Consumer): number | undefined {
+    if (consumer.outstanding === 0) return undefined;
+    for (const { records } of this.#live.values()) {
+      for (const record of records) {
+        const atMs = record?.consumer === consumer ? acceptedAtMs(record.event) : undefined;
+        if (atMs !== undefined) return atMs;
+      }
+    }
+    return undefined;
   }
 
   #markDirty(entry: Entry): void {

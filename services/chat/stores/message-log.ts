@@ -1,7 +1,7 @@
 import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 
 /**
- * Where an event stands in the log: fixed-width text whose order as text is the order of the events of one key.
+ * Where an event stands in the log: hexadecimal text of a fixed width, whose order as text is the order of the events of one key.
  */
 export type Position = string;
 
@@ -37,6 +37,8 @@ export interface LogConsumer {
   readonly unacknowledged: number;
   /** Whether the events of a key are handed to it now; false also while that is not certain. */
   owns(userId: string): boolean;
+  /** When the oldest message or receipt among these was accepted, milliseconds since 1970; undefined without any. */
+  oldestAtMs(): number | undefined;
   /** Marks records as handled: they are not handed out again, at the latest one second later. */
   acknowledge(records: readonly LogRecord[]): void;
   /**

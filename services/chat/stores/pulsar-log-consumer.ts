@@ -2,6 +2,7 @@ import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { type Logger, MeshError, sleep, toMeshError } from '@chatmesh/mesh';
 import type { MessagePlace, PulsarSubscription, ReceivedMessage } from '@chatmesh/mesh/pulsar';
+import { acceptedAtMs } from '../domain/events.js';
 import type { LogConsumer, LogRecord, Position } from './message-log.js';
 
 /** A claim is renewed this often. */
@@ -153,6 +154,20 @@ export class PulsarLogConsumer implements LogConsumer {
   owns(userId: string): boolean {
     const owned = this.#owned.get(this.#deps.partitionOf(userId));
     return owned?.state === 'owned' && performance.now() <= owned.leaseEndsMs;
+  }
+
+  oldestAtMs(): number | undefined {
+    let oldest: number | undefined;
+    for (const { received } of this.#owned.values()) {
+      // Messages of a partition are in the order of their acceptance, nearly: routers' clocks differ.
+      for (const { event } of received.open.values()) {
+        const atMs = acceptedAtMs(event);
+        if (atMs === undefined) continue;
+        if (oldest === undefined || atMs < oldest) oldest = atMs;
+        break;
+      }
+    }
+    return oldest;
   }
 
   acknowledge(records: readonly LogRecord[]): void {

@@ -3,6 +3,7 @@ import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { type Logger, MeshError, sleep, toMeshError } from '@chatmesh/mesh';
 import type { MessagePlace, PulsarAdmin, PulsarClient, PulsarProducer } from '@chatmesh/mesh/pulsar';
+import { traceparentOf } from '../domain/events.js';
 import type { ConsumeOptions, LogConsumer, LogRecord, MessageLog, Position } from './message-log.js';
 import { PROBE, PulsarLogConsumer } from './pulsar-log-consumer.js';
 
@@ -97,7 +98,9 @@ export class PulsarMessageLog implements MessageLog {
     // Encoded before anything is sent: an event that cannot be must not leave half of the others on the log.
     const payloads = events.map((event) => LogEventWire.encode(event));
     const partitions = events.map((event) => this.#partitionOf(event.userId));
-    const places = await Promise.allSettled(partitions.map((p, i) => this.#send(p, payloads[i] as Uint8Array)));
+    const places = await Promise.allSettled(
+      partitions.map((p, i) => this.#send(p, payloads[i] as Uint8Array, traceparentOf(events[i] as LogEvent))),
+    );
     const positions: Position[] = [];
     for (const [i, result] of places.entries()) {
       if (result.status === 'rejected') {
@@ -137,11 +140,11 @@ export class PulsarMessageLog implements MessageLog {
     await Promise.all(this.#partitions.map(({ producer }) => producer.close()));
   }
 
-  #send(partition: number, data: Uint8Array): Promise<MessagePlace> {
+  #send(partition: number, data: Uint8Array, traceparent = ''): Promise<MessagePlace> {
     const { producer } = this.#partitions[partition] as Partition;
     // The client would keep it until its time is over: whoever sends can decide for himself.
     if (!producer.connected) return Promise.reject(new MeshError('unavailable', 'the message log does not answer'));
-    return producer.send(data);
+    return producer.send(data, traceparent === '' ? undefined : { traceparent });
   }
 
   #partitionOf(userId: string): number {

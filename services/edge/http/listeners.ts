@@ -11,7 +11,7 @@ import {
 import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo, Server as NetServer } from 'node:net';
 import { MeshError, PortInUseError } from '@chatmesh/mesh';
-import { cors as connectCors } from '@connectrpc/connect';
+import { cors as connectCors, type Interceptor } from '@connectrpc/connect';
 import { connectNodeAdapter } from '@connectrpc/connect-node';
 import type { EdgeConfig } from '../config.js';
 import { type RpcDeps, routes } from '../rpc.js';
@@ -31,13 +31,14 @@ export class Listeners {
   readonly #http1: Server;
   readonly #http2: Http2Server | Http2SecureServer;
 
-  constructor(config: EdgeConfig, deps: RpcDeps & { websocket: WebSocketEndpoint }) {
+  constructor(config: EdgeConfig, deps: RpcDeps & { websocket: WebSocketEndpoint; interceptor: Interceptor }) {
     this.#config = config;
     const tls = tlsOf(config);
     const handler = connectNodeAdapter({
       routes: (router) => routes(router, deps),
       fallback: (request, response) => fallback(request, response as Response),
       readMaxBytes: MAX_MESSAGE_BYTES,
+      interceptors: [deps.interceptor],
     });
     const serve = (request: Request, response: Response) => {
       if (allowOrigins(request, response)) return;
@@ -61,6 +62,15 @@ export class Listeners {
 
   get h2Port(): number {
     return (this.#http2.address() as AddressInfo).port;
+  }
+
+  /** Connections that are open, of every kind. */
+  async connections(): Promise<number> {
+    const counts = [this.#http1, this.#http2].map(
+      (server) => new Promise<number>((resolve) => server.getConnections((_error, count) => resolve(count ?? 0))),
+    );
+    const [one = 0, two = 0] = await Promise.all(counts);
+    return one + two;
   }
 
   /** Binds both ports. @throws PortInUseError naming variable and port. */

@@ -26,6 +26,8 @@ export class WebSocketEndpoint {
   readonly #sessions: SessionTable;
   readonly #now: () => number;
   readonly #logger: Logger;
+  /** How many upgrades were answered with each HTTP status; 101 is a connection. */
+  readonly answers = new Map<number, number>();
   #pending = 0;
 
   constructor(options: { admission: Admission; sessions: SessionTable; now: () => number; logger: Logger }) {
@@ -42,6 +44,11 @@ export class WebSocketEndpoint {
     });
   }
 
+  /** Upgrades whose token is being checked. */
+  get pending(): number {
+    return this.#pending;
+  }
+
   /** Handles an HTTP upgrade. Never throws: what is refused gets an HTTP answer. */
   upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
     const onError = () => socket.destroy();
@@ -50,10 +57,19 @@ export class WebSocketEndpoint {
       (identity) => {
         socket.removeListener('error', onError);
         if (socket.destroyed) return;
+        this.#count(101);
         this.#server.handleUpgrade(request, socket, head, (client) => this.#begin(client, socket, identity));
       },
-      (error) => refuseUpgrade(socket, toMeshError(error), request),
+      (error) => {
+        const refusal = toMeshError(error);
+        this.#count(httpStatus(refusal.kind));
+        refuseUpgrade(socket, refusal, request);
+      },
     );
+  }
+
+  #count(status: number): void {
+    this.answers.set(status, (this.answers.get(status) ?? 0) + 1);
   }
 
   async #admit(request: IncomingMessage): Promise<VerifiedToken> {

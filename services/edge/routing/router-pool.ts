@@ -59,6 +59,13 @@ export class RouterPool {
     return false;
   }
 
+  /** How many routers can be reached, and how many there should be. */
+  get reach(): { readonly connected: number; readonly known: number } {
+    let connected = 0;
+    for (const { stream } of this.#routers.values()) if (stream.connected) connected++;
+    return { connected, known: this.#routers.size };
+  }
+
   /** Nothing waits for any router's word. */
   get settled(): boolean {
     for (const { stream } of this.#routers.values()) if (stream.connected && !stream.settled) return false;

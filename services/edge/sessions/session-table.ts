@@ -1,10 +1,10 @@
 import { create } from '@bufbuild/protobuf';
 import { MessageStatus, type ReceiptUpdate, ReceiptUpdateSchema } from '@chatmesh/gen/chat/v1/frames';
 import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
-import type { RouteResponse, Submit, SubmitResult } from '@chatmesh/gen/chat/v1/router';
+import type { Push, RouteResponse, Submit, SubmitResult } from '@chatmesh/gen/chat/v1/router';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { SubmitWire } from '@chatmesh/gen/wire/chat/v1/router';
-import { type Logger, MeshError, type MeshTls } from '@chatmesh/mesh';
+import { type Logger, MeshError, type MeshTls, type Traces } from '@chatmesh/mesh';
 import { CLOSE } from '../domain/close-codes.js';
 import type { ClientAction } from '../domain/frames.js';
 import { RouterPool } from '../routing/router-pool.js';
@@ -25,6 +25,7 @@ export interface SessionTableDeps {
   readonly routers: readonly string[];
   readonly logger: Logger;
   readonly tls?: MeshTls | undefined;
+  readonly traces?: Traces | undefined;
   readonly now: () => number;
   readonly checkToken: TokenCheck;
   readonly observer: SessionObserver;
@@ -71,6 +72,12 @@ export class SessionTable implements RouterListener {
   #inFlight = 0;
   /** Sessions that are not read because too much is in flight, in the order in which they are read again. */
   #held: Session[] = [];
+  /** What has happened since the start. */
+  readonly counts = { sends: 0, confirmations: 0, otherFrames: 0, refusals: 0, events: 0, opened: 0 };
+  /** How many sessions were closed by this edge, by close code. */
+  readonly closed = new Map<number, number>();
+  /** Called with each answer to a message: the seconds since it came. */
+  onAnswered: (seconds: number) => void = () => {};
   #tick = 0;
   #timer: NodeJS.Timeout | undefined;
   #draining = false;
@@ -90,6 +97,11 @@ export class SessionTable implements RouterListener {
 
   get size(): number {
     return this.#sessions.size;
+  }
+
+  /** Messages handed to routers that have no answer yet. */
+  get inFlight(): number {
+    return this.#inFlight;
   }
 
   get draining(): boolean {
@@ -129,6 +141,7 @@ export class SessionTable implements RouterListener {
       if (other.deviceId === identity.deviceId)
         this.close(other, CLOSE.replaced, 'replaced by a newer connection of the same device');
     }
+    this.counts.opened++;
     this.#sessions.set(session.number, session);
     const others = this.of(identity.userId);
     this.#byUser.set(identity.userId, others.length === 0 ? session : [...others, session]);
@@ -140,6 +153,7 @@ export class SessionTable implements RouterListener {
   /** Ends a session with a close code. */
   close(session: Session, code: number, reason: string): void {
     if (session.closed) return;
+    this.closed.set(code, (this.closed.get(code) ?? 0) + 1);
     session.sink.close(code, reason);
     this.ended(session);
   }
@@ -164,21 +178,26 @@ export class SessionTable implements RouterListener {
     session.refused = 0;
     switch (action.kind) {
       case 'send':
+        this.counts.sends++;
         this.#send(session, action);
         return;
       case 'confirm':
+        this.counts.confirmations++;
         this.#confirm(session, action.status, action.ids);
         return;
       case 'auth':
+        this.counts.otherFrames++;
         void this.#renew(session, action.token);
         return;
       default:
+        this.counts.otherFrames++;
         this.refuse(session, new MeshError('unimplemented', `${action.kind} is not available yet`), '');
     }
   }
 
   /** Answers a frame with an error; ten in a row close the connection. */
   refuse(session: Session, error: MeshError, clientMessageId: string): void {
+    this.counts.refusals++;
     session.sink.error(error, clientMessageId);
     if (error.kind === 'invalid_argument' && ++session.refused >= MAX_REFUSED)
       this.close(session, CLOSE.policy, 'too many bad frames');
@@ -207,8 +226,10 @@ export class SessionTable implements RouterListener {
   }
 
   #submit(router: RouterStream | undefined, submit: Submit, answer: SubmitAnswer): void {
-    if (router) router.submit(submit, answer);
-    else answer(new MeshError('unavailable', 'not accepted: no router can be reached, send again'));
+    const { traces } = this.#deps;
+    const told = traces?.sample() ? follow(traces, submit, answer) : answer;
+    if (router) router.submit(submit, told);
+    else told(new MeshError('unavailable', 'not accepted: no router can be reached, send again'));
   }
 
   /** Tells every client to go elsewhere and waits until what they sent is answered; then closes them. */
@@ -255,7 +276,8 @@ export class SessionTable implements RouterListener {
     if (response.attach.length > 0) this.#takeOver(stream, response.attach);
     for (const push of response.pushes) {
       const event = push.caughtUp ? undefined : LogEventWire.decode(push.event);
-      for (const number of push.sessions) this.#push(stream, number, event);
+      if (push.traceparent === '') for (const number of push.sessions) this.#push(stream, number, event);
+      else this.#pushFollowed(stream, push, event as LogEvent);
     }
     for (const { session: number, serverMessageIds } of response.refused) {
       const session = this.#sessions.get(number);
@@ -332,8 +354,20 @@ export class SessionTable implements RouterListener {
       if (session.caughtUp) return;
       session.caughtUp = true;
       session.sink.caughtUp();
-    } else session.sink.event(event);
+    } else {
+      this.counts.events++;
+      session.sink.event(event);
+    }
     this.#watch(session);
+  }
+
+  #pushFollowed(stream: RouterStream, push: Push, event: LogEvent): void {
+    const span = this.#deps.traces?.begin('edge.transmit', {
+      parent: push.traceparent,
+      attributes: { 'chatmesh.event': event.kind.case === 'receipt' ? 'receipt' : 'message' },
+    });
+    for (const number of push.sessions) this.#push(stream, number, event);
+    span?.end();
   }
 
   /** A client that does not read costs a bounded amount: first it is not read, then it is closed. */
@@ -386,6 +420,7 @@ export class SessionTable implements RouterListener {
     // What is on its way through one router must not be overtaken through another.
     const router = session.unanswered > 1 && session.via?.connected ? session.via : this.routers.of(session.userId);
     session.via = router;
+    const sentAtMs = performance.now();
     let again = false;
     const answer: SubmitAnswer = (result) => {
       const next = again || session.closed ? undefined : this.#instead(router, session.userId, result);
@@ -397,6 +432,7 @@ export class SessionTable implements RouterListener {
       }
       this.#inFlight--;
       session.unanswered--;
+      this.onAnswered((performance.now() - sentAtMs) / 1000);
       if (session.closed) return;
       if (result instanceof MeshError) session.sink.error(result, clientMessageId);
       else if (result.refusal) session.sink.error(refusalError(result.refusal), clientMessageId);
@@ -500,6 +536,18 @@ export class SessionTable implements RouterListener {
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
   }
+}
+
+/** Makes a message's first step, and returns the answer that ends it. */
+function follow(traces: Traces, submit: Submit, answer: SubmitAnswer): SubmitAnswer {
+  const span = traces.begin('edge.receive', { parent: '' });
+  submit.traceparent = span.traceparent;
+  return (result) => {
+    answer(result);
+    const refusal = result instanceof MeshError ? result.kind : result.refusal?.code;
+    if (result instanceof MeshError || refusal !== undefined) span.end({ 'chatmesh.result': refusal ?? '' }, refusal);
+    else span.end({ 'chatmesh.server_message_id': result.serverMessageId });
+  };
 }
 
 /** A submit of a session's device. */

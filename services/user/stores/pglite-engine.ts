@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
-import { type Logger, MeshError } from '@chatmesh/mesh';
+import { type EngineOperation, engineOperation, type Logger, MeshError, Metrics } from '@chatmesh/mesh';
 import { Kysely } from 'kysely';
 import { type SingleSession, singleSessionDialect } from './pglite-dialect.js';
 import type { Said, Statement } from './pglite-worker.js';
@@ -28,14 +28,16 @@ export class PgliteEngine implements SqlEngine {
   readonly shared = false;
   readonly #directory: string;
   readonly #logger: Logger;
+  readonly #statements: EngineOperation;
   readonly #closing = new AbortController();
   #thread: DatabaseThread | undefined;
   #reopening: Promise<void> | undefined;
 
-  private constructor(directory: string, thread: DatabaseThread, logger: Logger) {
+  private constructor(directory: string, thread: DatabaseThread, logger: Logger, metrics: Metrics) {
     this.#directory = directory;
     this.#thread = thread;
     this.#logger = logger;
+    this.#statements = engineOperation(metrics, 'pglite', 'statement');
     const session: SingleSession = {
       query: (sql, parameters) => this.#query(sql, parameters),
       close: () => this.#close(),
@@ -48,8 +50,12 @@ export class PgliteEngine implements SqlEngine {
    *
    * @throws MeshError `failed_precondition` naming the directory when it is damaged; nothing is ever reset.
    */
-  static async open(directory: string, logger: Logger): Promise<PgliteEngine> {
-    return new PgliteEngine(directory, await DatabaseThread.open(directory), logger);
+  static async open(
+    directory: string,
+    logger: Logger,
+    metrics = new Metrics({ processMetrics: false }),
+  ): Promise<PgliteEngine> {
+    return new PgliteEngine(directory, await DatabaseThread.open(directory), logger, metrics);
   }
 
   get ready(): boolean {
@@ -67,14 +73,19 @@ export class PgliteEngine implements SqlEngine {
   async #query(sql: string, parameters: readonly unknown[]): Promise<Answer> {
     const thread = this.#thread;
     if (!thread) throw new MeshError('unavailable', 'the user database is not available');
+    const startedAtMs = performance.now();
+    let ok = true;
     try {
       return await thread.query({ sql, parameters });
     } catch (cause) {
       const known = cause instanceof DatabaseError && !cause.fatal;
       if (known && !TROUBLE.test(cause.code)) throw cause;
+      ok = false;
       this.#logger.error({ reason: (cause as Error).message, directory: this.#directory }, 'the user database failed');
       if (!known) this.#reopen(thread);
       throw new MeshError('unavailable', 'the user database failed', { cause });
+    } finally {
+      this.#statements.ended(startedAtMs, ok);
     }
   }
 

@@ -1,4 +1,4 @@
-import type { Logger } from '@chatmesh/mesh';
+import type { Logger, Metrics } from '@chatmesh/mesh';
 import { SqlPool } from '@chatmesh/mesh/sql';
 import { Kysely, PostgresDialect, type PostgresPool } from 'kysely';
 import type { DatabaseConfig } from '../config.js';
@@ -28,12 +28,13 @@ export class PostgresEngine implements SqlEngine {
    * @throws MeshError `unavailable` when PostgreSQL does not answer or does not accept writes; `failed_precondition` with a
    * sentence for the operator, see SqlPool.
    */
-  static async open(config: DatabaseConfig, logger: Logger): Promise<PostgresEngine> {
-    const pool = openPool(config, { logger });
+  static async open(config: DatabaseConfig, logger: Logger, metrics?: Metrics): Promise<PostgresEngine> {
+    const pool = openPool(config, { logger, metrics });
     try {
       await pool.check();
       const { replicaUrl: url } = config;
-      const standby = url === undefined ? undefined : openPool({ ...config, url }, { logger, statementMs: STANDBY_MS });
+      const options = { logger, metrics, statementMs: STANDBY_MS };
+      const standby = url === undefined ? undefined : openPool({ ...config, url }, options);
       pool.watch();
       return new PostgresEngine(pool, standby && new Replica(pool, standby, queriesOn(standby), logger));
     } catch (error) {
@@ -58,7 +59,7 @@ export class PostgresEngine implements SqlEngine {
 /** The connections that a service, or a migration, has to one server. */
 export function openPool(
   { url, tlsCaFile, poolMax }: DatabaseConfig,
-  options: { readonly logger: Logger; readonly statementMs?: number },
+  options: { readonly logger: Logger; readonly metrics?: Metrics | undefined; readonly statementMs?: number },
 ): SqlPool {
   return new SqlPool({ url, tlsCaFile, max: poolMax, applicationName: 'chatmesh-user', ...options });
 }

@@ -1,4 +1,4 @@
-import { AdminServer, createLogger, Metrics } from '@chatmesh/mesh';
+import { AdminServer, createLogger, Metrics, traceFields } from '@chatmesh/mesh';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { memoryLogger } from './support.js';
 
@@ -77,6 +77,14 @@ describe('logs', () => {
     expect(() => createLogger({ name: 'x', level: 'loud' })).toThrow(
       /unknown log level "loud"; there are trace, debug, info/,
     );
+  });
+
+  test('a line about a message that is followed names its trace', () => {
+    const { logger, lines } = memoryLogger();
+    logger.info(traceFields('00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'), 'followed');
+    logger.info(traceFields(''), 'not followed');
+    expect(lines[0]).toMatchObject({ trace_id: '0af7651916cd43dd8448eb211c80319c' });
+    expect(lines[1]).not.toHaveProperty('trace_id');
   });
 
   test('a line is one JSON object that says when, how grave and who', () => {

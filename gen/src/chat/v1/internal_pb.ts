@@ -2,8 +2,8 @@
 // @generated from file chat/v1/internal.proto (package chat.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "../../buf/validate/validate_pb.js";
 import type { MessageState } from "./chat_pb.js";
 import { file_chat_v1_chat } from "./chat_pb.js";
@@ -15,7 +15,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file chat/v1/internal.proto.
  */
 export const file_chat_v1_internal: GenFile = /*@__PURE__*/
-  fileDesc("ChZjaGF0L3YxL2ludGVybmFsLnByb3RvEgdjaGF0LnYxIlYKElNlbmRNZXNzYWdlUmVxdWVzdBImCgdtZXNzYWdlGAEgASgLMg0uY2hhdC52MS5TZW5kQga6SAPIAQESGAoQc2VuZGVyX2RldmljZV9pZBgCIAEoCSI6ChNTZW5kTWVzc2FnZVJlc3BvbnNlEiMKCGFjY2VwdGVkGAEgASgLMhEuY2hhdC52MS5BY2NlcHRlZCKFAQoOQ29uZmlybVJlcXVlc3QSGQoHdXNlcl9pZBgBIAEoCUIIukgFcgOwAQESGwoJZGV2aWNlX2lkGAIgASgJQgi6SAVyA7ABARIoCghyZWNlaXB0cxgDIAMoCzIWLmNoYXQudjEuUmVjZWlwdFVwZGF0ZRIRCglldmVudF9pZHMYBCADKAkiJAoPQ29uZmlybVJlc3BvbnNlEhEKCW5vdF9mb3VuZBgBIAMoCSJmChdHZXRNZXNzYWdlU3RhdHVzUmVxdWVzdBIbCglzZW5kZXJfaWQYASABKAlCCLpIBXIDsAEBEi4KEnNlcnZlcl9tZXNzYWdlX2lkcxgCIAMoCUISukgPkgEMCAEQgAIiBXIDsAEBIkEKGEdldE1lc3NhZ2VTdGF0dXNSZXNwb25zZRIlCgZzdGF0ZXMYASADKAsyFS5jaGF0LnYxLk1lc3NhZ2VTdGF0ZSJOChZBbm5vdW5jZURldmljZXNSZXF1ZXN0EjQKB2RldmljZXMYASADKAsyGC5jaGF0LnYxLkFubm91bmNlZERldmljZUIJukgGkgEDEOgHIkkKD0Fubm91bmNlZERldmljZRIZCgd1c2VyX2lkGAEgASgJQgi6SAVyA7ABARIbCglkZXZpY2VfaWQYAiABKAlCCLpIBXIDsAEBIhkKF0Fubm91bmNlRGV2aWNlc1Jlc3BvbnNlIlkKEExpc3RJbmJveFJlcXVlc3QSGQoHdXNlcl9pZBgBIAEoCUIIukgFcgOwAQESEQoJZGV2aWNlX2lkGAIgASgJEhcKBWxpbWl0GAMgASgNQgi6SAUqAxjoByI5ChFMaXN0SW5ib3hSZXNwb25zZRIkCgdlbnRyaWVzGAEgAygLMhMuY2hhdC52MS5JbmJveEVudHJ5ImQKCkluYm94RW50cnkSEQoJZGV2aWNlX2lkGAEgASgJEgwKBGtpbmQYAiABKAkSCgoCaWQYAyABKAkSEQoJc2VuZGVyX2lkGAQgASgJEhYKDmFjY2VwdGVkX2F0X21zGAUgASgEMpADChNJbnRlcm5hbENoYXRTZXJ2aWNlEkgKC1NlbmRNZXNzYWdlEhsuY2hhdC52MS5TZW5kTWVzc2FnZVJlcXVlc3QaHC5jaGF0LnYxLlNlbmRNZXNzYWdlUmVzcG9uc2USPAoHQ29uZmlybRIXLmNoYXQudjEuQ29uZmlybVJlcXVlc3QaGC5jaGF0LnYxLkNvbmZpcm1SZXNwb25zZRJXChBHZXRNZXNzYWdlU3RhdHVzEiAuY2hhdC52MS5HZXRNZXNzYWdlU3RhdHVzUmVxdWVzdBohLmNoYXQudjEuR2V0TWVzc2FnZVN0YXR1c1Jlc3BvbnNlElQKD0Fubm91bmNlRGV2aWNlcxIfLmNoYXQudjEuQW5ub3VuY2VEZXZpY2VzUmVxdWVzdBogLmNoYXQudjEuQW5ub3VuY2VEZXZpY2VzUmVzcG9uc2USQgoJTGlzdEluYm94EhkuY2hhdC52MS5MaXN0SW5ib3hSZXF1ZXN0GhouY2hhdC52MS5MaXN0SW5ib3hSZXNwb25zZWIGcHJvdG8z", [file_buf_validate_validate, file_chat_v1_chat, file_chat_v1_frames]);
+  fileDesc("ChZjaGF0L3YxL2ludGVybmFsLnByb3RvEgdjaGF0LnYxIlYKElNlbmRNZXNzYWdlUmVxdWVzdBImCgdtZXNzYWdlGAEgASgLMg0uY2hhdC52MS5TZW5kQga6SAPIAQESGAoQc2VuZGVyX2RldmljZV9pZBgCIAEoCSI6ChNTZW5kTWVzc2FnZVJlc3BvbnNlEiMKCGFjY2VwdGVkGAEgASgLMhEuY2hhdC52MS5BY2NlcHRlZCKFAQoOQ29uZmlybVJlcXVlc3QSGQoHdXNlcl9pZBgBIAEoCUIIukgFcgOwAQESGwoJZGV2aWNlX2lkGAIgASgJQgi6SAVyA7ABARIoCghyZWNlaXB0cxgDIAMoCzIWLmNoYXQudjEuUmVjZWlwdFVwZGF0ZRIRCglldmVudF9pZHMYBCADKAkiJAoPQ29uZmlybVJlc3BvbnNlEhEKCW5vdF9mb3VuZBgBIAMoCSJmChdHZXRNZXNzYWdlU3RhdHVzUmVxdWVzdBIbCglzZW5kZXJfaWQYASABKAlCCLpIBXIDsAEBEi4KEnNlcnZlcl9tZXNzYWdlX2lkcxgCIAMoCUISukgPkgEMCAEQgAIiBXIDsAEBIkEKGEdldE1lc3NhZ2VTdGF0dXNSZXNwb25zZRIlCgZzdGF0ZXMYASADKAsyFS5jaGF0LnYxLk1lc3NhZ2VTdGF0ZSJOChZBbm5vdW5jZURldmljZXNSZXF1ZXN0EjQKB2RldmljZXMYASADKAsyGC5jaGF0LnYxLkFubm91bmNlZERldmljZUIJukgGkgEDEOgHIkkKD0Fubm91bmNlZERldmljZRIZCgd1c2VyX2lkGAEgASgJQgi6SAVyA7ABARIbCglkZXZpY2VfaWQYAiABKAlCCLpIBXIDsAEBIhkKF0Fubm91bmNlRGV2aWNlc1Jlc3BvbnNlIlkKEExpc3RJbmJveFJlcXVlc3QSGQoHdXNlcl9pZBgBIAEoCUIIukgFcgOwAQESEQoJZGV2aWNlX2lkGAIgASgJEhcKBWxpbWl0GAMgASgNQgi6SAUqAxjoByI5ChFMaXN0SW5ib3hSZXNwb25zZRIkCgdlbnRyaWVzGAEgAygLMhMuY2hhdC52MS5JbmJveEVudHJ5ImQKCkluYm94RW50cnkSEQoJZGV2aWNlX2lkGAEgASgJEgwKBGtpbmQYAiABKAkSCgoCaWQYAyABKAkSEQoJc2VuZGVyX2lkGAQgASgJEhYKDmFjY2VwdGVkX2F0X21zGAUgASgEImEKFUV4cGxhaW5NZXNzYWdlUmVxdWVzdBIjChFzZXJ2ZXJfbWVzc2FnZV9pZBgBIAEoCUIIukgFcgOwAQESIwoOcGFydGljaXBhbnRfaWQYAiABKAlCC7pICNgBAXIDsAEBIrEBChZFeHBsYWluTWVzc2FnZVJlc3BvbnNlEiQKBXN0YXRlGAEgASgLMhUuY2hhdC52MS5NZXNzYWdlU3RhdGUSEQoJc2VuZGVyX2lkGAIgASgJEhAKCHBvc2l0aW9uGAMgASgJEiUKBnBsYWNlcxgEIAMoCzIVLmNoYXQudjEuTWVzc2FnZVBsYWNlEiUKBmNvcGllcxgFIAMoCzIVLmNoYXQudjEuTWVzc2FnZVBsYWNlInYKDE1lc3NhZ2VQbGFjZRIRCglkZXZpY2VfaWQYASABKAkSJwoEa2luZBgCIAEoDjIZLmNoYXQudjEuTWVzc2FnZVBsYWNlS2luZBIZChF0cmFuc21pdHRlZF9hdF9tcxgDIAEoBBIPCgdyZXBlYXRzGAQgASgNKtYBChBNZXNzYWdlUGxhY2VLaW5kEiIKHk1FU1NBR0VfUExBQ0VfS0lORF9VTlNQRUNJRklFRBAAEiAKHE1FU1NBR0VfUExBQ0VfS0lORF9DT05GSVJNRUQQARIcChhNRVNTQUdFX1BMQUNFX0tJTkRfSU5CT1gQAhIgChxNRVNTQUdFX1BMQUNFX0tJTkRfSU5fRkxJR0hUEAMSGgoWTUVTU0FHRV9QTEFDRV9LSU5EX0xPRxAEEiAKHE1FU1NBR0VfUExBQ0VfS0lORF9FTFNFV0hFUkUQBTLjAwoTSW50ZXJuYWxDaGF0U2VydmljZRJICgtTZW5kTWVzc2FnZRIbLmNoYXQudjEuU2VuZE1lc3NhZ2VSZXF1ZXN0GhwuY2hhdC52MS5TZW5kTWVzc2FnZVJlc3BvbnNlEjwKB0NvbmZpcm0SFy5jaGF0LnYxLkNvbmZpcm1SZXF1ZXN0GhguY2hhdC52MS5Db25maXJtUmVzcG9uc2USVwoQR2V0TWVzc2FnZVN0YXR1cxIgLmNoYXQudjEuR2V0TWVzc2FnZVN0YXR1c1JlcXVlc3QaIS5jaGF0LnYxLkdldE1lc3NhZ2VTdGF0dXNSZXNwb25zZRJUCg9Bbm5vdW5jZURldmljZXMSHy5jaGF0LnYxLkFubm91bmNlRGV2aWNlc1JlcXVlc3QaIC5jaGF0LnYxLkFubm91bmNlRGV2aWNlc1Jlc3BvbnNlEkIKCUxpc3RJbmJveBIZLmNoYXQudjEuTGlzdEluYm94UmVxdWVzdBoaLmNoYXQudjEuTGlzdEluYm94UmVzcG9uc2USUQoORXhwbGFpbk1lc3NhZ2USHi5jaGF0LnYxLkV4cGxhaW5NZXNzYWdlUmVxdWVzdBofLmNoYXQudjEuRXhwbGFpbk1lc3NhZ2VSZXNwb25zZWIGcHJvdG8z", [file_buf_validate_validate, file_chat_v1_chat, file_chat_v1_frames]);
 
 /**
  * One message.
@@ -348,6 +348,181 @@ export const InboxEntrySchema: GenMessage<InboxEntry> = /*@__PURE__*/
   messageDesc(file_chat_v1_internal, 11);
 
 /**
+ * Which message, and who asks.
+ *
+ * @generated from message chat.v1.ExplainMessageRequest
+ */
+export type ExplainMessageRequest = Message<"chat.v1.ExplainMessageRequest"> & {
+  /**
+   * The message.
+   *
+   * @generated from field: string server_message_id = 1;
+   */
+  serverMessageId: string;
+
+  /**
+   * Its sender or its recipient; empty for an operator.
+   *
+   * @generated from field: string participant_id = 2;
+   */
+  participantId: string;
+};
+
+/**
+ * Describes the message chat.v1.ExplainMessageRequest.
+ * Use `create(ExplainMessageRequestSchema)` to create a new message.
+ */
+export const ExplainMessageRequestSchema: GenMessage<ExplainMessageRequest> = /*@__PURE__*/
+  messageDesc(file_chat_v1_internal, 12);
+
+/**
+ * What is known of the message.
+ *
+ * @generated from message chat.v1.ExplainMessageResponse
+ */
+export type ExplainMessageResponse = Message<"chat.v1.ExplainMessageResponse"> & {
+  /**
+   * Its times.
+   *
+   * @generated from field: chat.v1.MessageState state = 1;
+   */
+  state?: MessageState | undefined;
+
+  /**
+   * Who sent it.
+   *
+   * @generated from field: string sender_id = 2;
+   */
+  senderId: string;
+
+  /**
+   * Where it stands, or stood, on the log.
+   *
+   * @generated from field: string position = 3;
+   */
+  position: string;
+
+  /**
+   * Each device of the recipient; the nil device where the message waits for the first one.
+   *
+   * @generated from field: repeated chat.v1.MessagePlace places = 4;
+   */
+  places: MessagePlace[];
+
+  /**
+   * The same of its copies, for the sender's other devices.
+   *
+   * @generated from field: repeated chat.v1.MessagePlace copies = 5;
+   */
+  copies: MessagePlace[];
+};
+
+/**
+ * Describes the message chat.v1.ExplainMessageResponse.
+ * Use `create(ExplainMessageResponseSchema)` to create a new message.
+ */
+export const ExplainMessageResponseSchema: GenMessage<ExplainMessageResponse> = /*@__PURE__*/
+  messageDesc(file_chat_v1_internal, 13);
+
+/**
+ * Where a message is for one device.
+ *
+ * @generated from message chat.v1.MessagePlace
+ */
+export type MessagePlace = Message<"chat.v1.MessagePlace"> & {
+  /**
+   * Which device.
+   *
+   * @generated from field: string device_id = 1;
+   */
+  deviceId: string;
+
+  /**
+   * What is known.
+   *
+   * @generated from field: chat.v1.MessagePlaceKind kind = 2;
+   */
+  kind: MessagePlaceKind;
+
+  /**
+   * When it was transmitted last, milliseconds since 1970; where the router that was asked has it in flight.
+   *
+   * @generated from field: uint64 transmitted_at_ms = 3;
+   */
+  transmittedAtMs: bigint;
+
+  /**
+   * How often it was transmitted before.
+   *
+   * @generated from field: uint32 repeats = 4;
+   */
+  repeats: number;
+};
+
+/**
+ * Describes the message chat.v1.MessagePlace.
+ * Use `create(MessagePlaceSchema)` to create a new message.
+ */
+export const MessagePlaceSchema: GenMessage<MessagePlace> = /*@__PURE__*/
+  messageDesc(file_chat_v1_internal, 14);
+
+/**
+ * Where a message can be for one device.
+ *
+ * @generated from enum chat.v1.MessagePlaceKind
+ */
+export enum MessagePlaceKind {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: MESSAGE_PLACE_KIND_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * The device has confirmed it.
+   *
+   * @generated from enum value: MESSAGE_PLACE_KIND_CONFIRMED = 1;
+   */
+  CONFIRMED = 1,
+
+  /**
+   * It waits in the device's inbox.
+   *
+   * @generated from enum value: MESSAGE_PLACE_KIND_INBOX = 2;
+   */
+  INBOX = 2,
+
+  /**
+   * It was transmitted to the device's session and is not confirmed; it is on the log or in the inbox as well.
+   *
+   * @generated from enum value: MESSAGE_PLACE_KIND_IN_FLIGHT = 3;
+   */
+  IN_FLIGHT = 3,
+
+  /**
+   * It is on the log and will be transmitted, or put into the inbox, by the router that was asked.
+   *
+   * @generated from enum value: MESSAGE_PLACE_KIND_LOG = 4;
+   */
+  LOG = 4,
+
+  /**
+   * Neither confirmed nor in the inbox, and not in the hands of the router that was asked: on its way through another
+   * router, or the device was registered after the message had been handled.
+   *
+   * @generated from enum value: MESSAGE_PLACE_KIND_ELSEWHERE = 5;
+   */
+  ELSEWHERE = 5,
+}
+
+/**
+ * Describes the enum chat.v1.MessagePlaceKind.
+ */
+export const MessagePlaceKindSchema: GenEnum<MessagePlaceKind> = /*@__PURE__*/
+  enumDesc(file_chat_v1_internal, 0);
+
+/**
  * For other backends and for the edge's unary calls. Internal.
  *
  * @generated from service chat.v1.InternalChatService
@@ -402,6 +577,17 @@ export const InternalChatService: GenService<{
     methodKind: "unary";
     input: typeof ListInboxRequestSchema;
     output: typeof ListInboxResponseSchema;
+  },
+  /**
+   * The hops of one message so far, and where it lies now. Metadata only.
+   * not_found: no such message, or none that the participant has part in.
+   *
+   * @generated from rpc chat.v1.InternalChatService.ExplainMessage
+   */
+  explainMessage: {
+    methodKind: "unary";
+    input: typeof ExplainMessageRequestSchema;
+    output: typeof ExplainMessageResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_chat_v1_internal, 0);

@@ -2,7 +2,7 @@
 // @generated from file chat/v1/internal.proto (package chat.v1, syntax proto3)
 /* eslint-disable */
 
-import type { AnnouncedDevice, AnnounceDevicesRequest, AnnounceDevicesResponse, ConfirmRequest, ConfirmResponse, GetMessageStatusRequest, GetMessageStatusResponse, InboxEntry, ListInboxRequest, ListInboxResponse, SendMessageRequest, SendMessageResponse } from "./internal_pb.js";
+import type { AnnouncedDevice, AnnounceDevicesRequest, AnnounceDevicesResponse, ConfirmRequest, ConfirmResponse, ExplainMessageRequest, ExplainMessageResponse, GetMessageStatusRequest, GetMessageStatusResponse, InboxEntry, ListInboxRequest, ListInboxResponse, MessagePlace, SendMessageRequest, SendMessageResponse } from "./internal_pb.js";
 import type { WireCodec, WireWriter } from "../../wire_runtime.js";
 import { WireReader, writer } from "../../wire_runtime.js";
 import { newAccepted, newReceiptUpdate, newSend, readAccepted, readReceiptUpdate, readSend, writeAccepted, writeReceiptUpdate, writeSend } from "./frames_wire.js";
@@ -605,6 +605,196 @@ export const InboxEntryWire: WireCodec<InboxEntry> = {
   },
   decode(bytes) {
     return readInboxEntry(new WireReader(bytes), bytes.length, newInboxEntry());
+  },
+};
+
+export function newExplainMessageRequest(): ExplainMessageRequest {
+  return {
+    $typeName: "chat.v1.ExplainMessageRequest",
+    serverMessageId: "",
+    participantId: "",
+  };
+}
+
+export function writeExplainMessageRequest(w: WireWriter, m: ExplainMessageRequest): void {
+  if (m.serverMessageId !== "") {
+    w.string(10, m.serverMessageId);
+  }
+  if (m.participantId !== "") {
+    w.string(18, m.participantId);
+  }
+}
+
+export function readExplainMessageRequest(r: WireReader, end: number, m: ExplainMessageRequest): ExplainMessageRequest {
+  while (r.position < end) {
+    const tag = r.tag();
+    switch (tag) {
+      case 10:
+        m.serverMessageId = r.string();
+        break;
+      case 18:
+        m.participantId = r.string();
+        break;
+      default:
+        r.skip(tag);
+    }
+  }
+  r.done(end);
+  return m;
+}
+
+/**
+ * Encodes, decodes and creates the message chat.v1.ExplainMessageRequest.
+ */
+export const ExplainMessageRequestWire: WireCodec<ExplainMessageRequest> = {
+  create: newExplainMessageRequest,
+  encode(m) {
+    const w = writer.begin();
+    writeExplainMessageRequest(w, m);
+    return w.finish();
+  },
+  decode(bytes) {
+    return readExplainMessageRequest(new WireReader(bytes), bytes.length, newExplainMessageRequest());
+  },
+};
+
+export function newExplainMessageResponse(): ExplainMessageResponse {
+  return {
+    $typeName: "chat.v1.ExplainMessageResponse",
+    senderId: "",
+    position: "",
+    places: [],
+    copies: [],
+  };
+}
+
+export function writeExplainMessageResponse(w: WireWriter, m: ExplainMessageResponse): void {
+  if (m.state !== undefined) {
+    const start = w.open(10);
+    writeMessageState(w, m.state);
+    w.close(start);
+  }
+  if (m.senderId !== "") {
+    w.string(18, m.senderId);
+  }
+  if (m.position !== "") {
+    w.string(26, m.position);
+  }
+  for (const one of m.places) {
+    const start = w.open(34);
+    writeMessagePlace(w, one);
+    w.close(start);
+  }
+  for (const one of m.copies) {
+    const start = w.open(42);
+    writeMessagePlace(w, one);
+    w.close(start);
+  }
+}
+
+export function readExplainMessageResponse(r: WireReader, end: number, m: ExplainMessageResponse): ExplainMessageResponse {
+  while (r.position < end) {
+    const tag = r.tag();
+    switch (tag) {
+      case 10:
+        m.state = readMessageState(r, r.end(), m.state ?? newMessageState());
+        break;
+      case 18:
+        m.senderId = r.string();
+        break;
+      case 26:
+        m.position = r.string();
+        break;
+      case 34:
+        m.places.push(readMessagePlace(r, r.end(), newMessagePlace()));
+        break;
+      case 42:
+        m.copies.push(readMessagePlace(r, r.end(), newMessagePlace()));
+        break;
+      default:
+        r.skip(tag);
+    }
+  }
+  r.done(end);
+  return m;
+}
+
+/**
+ * Encodes, decodes and creates the message chat.v1.ExplainMessageResponse.
+ */
+export const ExplainMessageResponseWire: WireCodec<ExplainMessageResponse> = {
+  create: newExplainMessageResponse,
+  encode(m) {
+    const w = writer.begin();
+    writeExplainMessageResponse(w, m);
+    return w.finish();
+  },
+  decode(bytes) {
+    return readExplainMessageResponse(new WireReader(bytes), bytes.length, newExplainMessageResponse());
+  },
+};
+
+export function newMessagePlace(): MessagePlace {
+  return {
+    $typeName: "chat.v1.MessagePlace",
+    deviceId: "",
+    kind: 0,
+    transmittedAtMs: 0n,
+    repeats: 0,
+  };
+}
+
+export function writeMessagePlace(w: WireWriter, m: MessagePlace): void {
+  if (m.deviceId !== "") {
+    w.string(10, m.deviceId);
+  }
+  if (m.kind !== 0) {
+    w.int32(16, m.kind);
+  }
+  if (m.transmittedAtMs !== 0n) {
+    w.uint64(24, m.transmittedAtMs);
+  }
+  if (m.repeats !== 0) {
+    w.uint32(32, m.repeats);
+  }
+}
+
+export function readMessagePlace(r: WireReader, end: number, m: MessagePlace): MessagePlace {
+  while (r.position < end) {
+    const tag = r.tag();
+    switch (tag) {
+      case 10:
+        m.deviceId = r.string();
+        break;
+      case 16:
+        m.kind = r.int32();
+        break;
+      case 24:
+        m.transmittedAtMs = r.uint64();
+        break;
+      case 32:
+        m.repeats = r.uint32();
+        break;
+      default:
+        r.skip(tag);
+    }
+  }
+  r.done(end);
+  return m;
+}
+
+/**
+ * Encodes, decodes and creates the message chat.v1.MessagePlace.
+ */
+export const MessagePlaceWire: WireCodec<MessagePlace> = {
+  create: newMessagePlace,
+  encode(m) {
+    const w = writer.begin();
+    writeMessagePlace(w, m);
+    return w.finish();
+  },
+  decode(bytes) {
+    return readMessagePlace(new WireReader(bytes), bytes.length, newMessagePlace());
   },
 };
 

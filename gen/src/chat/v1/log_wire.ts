@@ -128,6 +128,7 @@ export function newMessageEvent(): MessageEvent {
     payload: NO_BYTES,
     copy: false,
     fingerprint: "",
+    traceparent: "",
   };
 }
 
@@ -158,6 +159,9 @@ export function writeMessageEvent(w: WireWriter, m: MessageEvent): void {
   }
   if (m.fingerprint !== "") {
     w.string(74, m.fingerprint);
+  }
+  if (m.traceparent !== "") {
+    w.string(82, m.traceparent);
   }
 }
 
@@ -191,6 +195,9 @@ export function readMessageEvent(r: WireReader, end: number, m: MessageEvent): M
         break;
       case 74:
         m.fingerprint = r.string();
+        break;
+      case 82:
+        m.traceparent = r.string();
         break;
       default:
         r.skip(tag);
@@ -275,6 +282,7 @@ export function newReceiptEvent(): ReceiptEvent {
     status: 0,
     atMs: 0n,
     code: "",
+    traceparent: "",
   };
 }
 
@@ -296,6 +304,9 @@ export function writeReceiptEvent(w: WireWriter, m: ReceiptEvent): void {
   }
   if (m.code !== "") {
     w.string(50, m.code);
+  }
+  if (m.traceparent !== "") {
+    w.string(58, m.traceparent);
   }
 }
 
@@ -320,6 +331,9 @@ export function readReceiptEvent(r: WireReader, end: number, m: ReceiptEvent): R
         break;
       case 50:
         m.code = r.string();
+        break;
+      case 58:
+        m.traceparent = r.string();
         break;
       default:
         r.skip(tag);

@@ -162,6 +162,7 @@ export function newSubmit(): Submit {
     clientMessageId: "",
     payload: NO_BYTES,
     sealed: false,
+    traceparent: "",
   };
 }
 
@@ -189,6 +190,9 @@ export function writeSubmit(w: WireWriter, m: Submit): void {
   }
   if (m.sealed) {
     w.bool(64, m.sealed);
+  }
+  if (m.traceparent !== "") {
+    w.string(74, m.traceparent);
   }
 }
 
@@ -219,6 +223,9 @@ export function readSubmit(r: WireReader, end: number, m: Submit): Submit {
         break;
       case 64:
         m.sealed = r.bool();
+        break;
+      case 74:
+        m.traceparent = r.string();
         break;
       default:
         r.skip(tag);
@@ -716,6 +723,7 @@ export function newPush(): Push {
     sessions: [],
     event: NO_BYTES,
     caughtUp: false,
+    traceparent: "",
   };
 }
 
@@ -730,6 +738,9 @@ export function writePush(w: WireWriter, m: Push): void {
   }
   if (m.caughtUp) {
     w.bool(24, m.caughtUp);
+  }
+  if (m.traceparent !== "") {
+    w.string(34, m.traceparent);
   }
 }
 
@@ -751,6 +762,9 @@ export function readPush(r: WireReader, end: number, m: Push): Push {
         break;
       case 24:
         m.caughtUp = r.bool();
+        break;
+      case 34:
+        m.traceparent = r.string();
         break;
       default:
         r.skip(tag);
