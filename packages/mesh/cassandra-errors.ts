@@ -60,7 +60,7 @@ export function refusal(
   for (const { name, message, code } of [cause, ...innerErrors(cause)]) {
     if (name === 'AuthenticationError' || code === BAD_CREDENTIALS)
       return failed('refuses the credentials: set SCYLLA_USERNAME and SCYLLA_PASSWORD');
-    if (name === 'ArgumentError' && message.includes('Datacenter'))
+    if (name === 'ArgumentError' && /data ?center/i.test(message))
       return failed(`has no data center "${options.localDatacenter}": set SCYLLA_LOCAL_DATACENTER to one that it has`);
     if (typeof code === 'string' && BAD_CERTIFICATE.test(code))
       return failed(`shows a certificate that SCYLLA_TLS_CA does not vouch for (${code})`);
