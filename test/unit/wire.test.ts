@@ -11,6 +11,7 @@ import {
 } from '@bufbuild/protobuf';
 import { BinaryWriter, WireType } from '@bufbuild/protobuf/wire';
 import { TimestampSchema } from '@bufbuild/protobuf/wkt';
+import { file_chat_v1_admin } from '@chatmesh/gen/chat/v1/admin';
 import { file_chat_v1_chat } from '@chatmesh/gen/chat/v1/chat';
 import { file_chat_v1_frames } from '@chatmesh/gen/chat/v1/frames';
 import { file_chat_v1_internal } from '@chatmesh/gen/chat/v1/internal';
@@ -18,6 +19,7 @@ import { file_chat_v1_log } from '@chatmesh/gen/chat/v1/log';
 import { file_chat_v1_router, RouteRequestSchema } from '@chatmesh/gen/chat/v1/router';
 import { file_presence_v1_presence } from '@chatmesh/gen/presence/v1/presence';
 import { file_presence_v1_session } from '@chatmesh/gen/presence/v1/session';
+import { file_user_v1_admin } from '@chatmesh/gen/user/v1/admin';
 import { file_user_v1_auth } from '@chatmesh/gen/user/v1/auth';
 import { file_user_v1_contact } from '@chatmesh/gen/user/v1/contact';
 import { file_user_v1_directory } from '@chatmesh/gen/user/v1/directory';
@@ -33,6 +35,7 @@ import fc from 'fast-check';
 import { newSeed } from '../contract/engine.js';
 
 const files = [
+  file_chat_v1_admin,
   file_chat_v1_chat,
   file_chat_v1_frames,
   file_chat_v1_internal,
@@ -40,6 +43,7 @@ const files = [
   file_chat_v1_router,
   file_presence_v1_presence,
   file_presence_v1_session,
+  file_user_v1_admin,
   file_user_v1_auth,
   file_user_v1_contact,
   file_user_v1_directory,
