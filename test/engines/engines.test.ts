@@ -124,14 +124,23 @@ describe('what an engine has confirmed is there after kill -9 and a restart on t
         return subscriptions.kept.msgBacklog;
       };
 
+      /** Grows with each state of the subscription that is on the disk. */
+      const persisted = async () => {
+        const stats = await fetch(`${env.PULSAR_ADMIN_URL}/admin/v2/persistent/public/default/kept/internalStats`);
+        const { cursors } = (await stats.json()) as { cursors: { kept: { cursorLedgerLastEntry: number } } };
+        return cursors.kept.cursorLedgerLastEntry;
+      };
+
       const before = await open();
       const producer = await before.client.createProducer({ topic, batchingEnabled: false });
       for (const word of ['one', 'two', 'three']) await producer.send({ data: Buffer.from(word) });
       const received = [];
       while (received.length < 3) received.push(await before.consumer.receive());
+      const earlier = await persisted();
       // The second only: the cursor has a hole.
       await before.consumer.acknowledge(received[1] as (typeof received)[0]);
       await until(async () => (await backlog()) === 2, { what: 'the acknowledgement' });
+      await until(async () => (await persisted()) > earlier, { what: 'the acknowledgement on the disk' });
       await engine.kill();
       await before.client.close().catch(() => undefined);
 

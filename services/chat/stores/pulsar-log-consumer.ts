@@ -9,11 +9,11 @@ import type { LogConsumer, LogRecord, Position } from './message-log.js';
 const CLAIM_MS = 400;
 /** A partition is ours for so long from when a claim was published that has come back: the shortest and the longest lease. */
 const LEASE_MS = 2_000;
-const LONGEST_LEASE_MS = 16_000;
+const LONGEST_LEASE_MS = 8_000;
 /** A lease is at least so many times as long as claims take to come back. */
 const PATIENCE = 5;
 /** By how much a lease comes nearer to what would do, with each claim that comes back. */
-const SHORTEN = 0.01;
+const SHORTEN = 0.03;
 /** So much longer than the former owner's lease a new owner waits from its first claim. */
 const MARGIN_MS = 500;
 /** The client waits up to a minute between its attempts to reconnect; so long it may try alone. */
