@@ -97,12 +97,13 @@ describe(`two edges, two routers, user and presence on real engines, under load 
         accepted += took;
         refused += refusals;
       }
-      lines.push(
+      const told = [
         `${String(i + 1).padStart(4)}  ${fault.name.padEnd(34)} back after ${String(backMs).padStart(6)} ms; ${took} accepted, ${refusals} refused`,
         ...news.map(([why, n]) => `${' '.repeat(42)}${n} times: ${why}`),
-      );
+      ];
+      lines.push(...told);
       // Jest shows what tests print when they end, which here may be in an hour.
-      process.stderr.write(`${lines.at(-1)}\n`);
+      process.stderr.write(`${told.join('\n')}\n`);
       await fault.mend?.();
     }
     const worstLagMs = Math.round(lag.max / 1e6);
