@@ -25,6 +25,7 @@ const FIRST_CLAIM_MS = 5_000;
 const ASK_AGAIN_MS = 1_000;
 /** The client gathers acknowledgements for 100 ms and does not tell when the broker has them. */
 const ACKNOWLEDGED_MS = 500;
+const PROOF_MS = 50;
 /** Tenures of one partition of which it is remembered what was received. */
 const REMEMBERED_TENURES = 8;
 /** Received and not handed out, of all partitions: claims have to be reached behind what waits for room. */
@@ -88,6 +89,8 @@ interface OwnedPartition {
   /** The claim that has not come back, and when it was published. */
   pending: { readonly text: string; readonly atMs: number; readonly leaseMs: number } | undefined;
   leaseEndsMs: number;
+  /** When the last claim was published that has come back. */
+  provenAtMs: number;
   latest: ReceivedMessage;
   /** Received and not handed out yet. */
   buffer: Outstanding[];
@@ -185,9 +188,19 @@ export class PulsarLogConsumer implements LogConsumer {
 
   async flushed(): Promise<void> {
     const subscription = this.#subscription;
+    const sinceMs = performance.now() + ACKNOWLEDGED_MS;
     await sleep(ACKNOWLEDGED_MS);
+    // An owner that has a partition no more acknowledges in vain, and with a long lease it knows late.
+    while (!this.#closed && subscription === this.#subscription && !this.#ownsAllSince(sinceMs)) await sleep(PROOF_MS);
     if (subscription !== this.#subscription || !subscription.connected)
       throw new MeshError('unavailable', 'the connection to the message log was lost');
+  }
+
+  /** Whether everything that is still owned was still owned at this time: a claim that was published later has come back. */
+  #ownsAllSince(sinceMs: number): boolean {
+    for (const { state, provenAtMs } of this.#owned.values())
+      if (state === 'owned' && provenAtMs < sinceMs) return false;
+    return true;
   }
 
   async close(): Promise<void> {
@@ -305,6 +318,7 @@ export class PulsarLogConsumer implements LogConsumer {
       formerTenures: new Set(),
       pending: undefined,
       leaseEndsMs: performance.now() + Math.max(FIRST_CLAIM_MS, 2 * this.#leaseMs),
+      provenAtMs: 0,
       latest: message,
       buffer: [],
     };
@@ -359,6 +373,7 @@ export class PulsarLogConsumer implements LogConsumer {
     }
     owned.pending = undefined;
     owned.leaseEndsMs = pending.atMs + pending.leaseMs;
+    owned.provenAtMs = pending.atMs;
     this.#adapt(performance.now() - pending.atMs);
     const first = owned.state === 'claiming';
     if (first) owned.state = owned.formerTenures.size > 0 ? 'waiting' : 'owned';
