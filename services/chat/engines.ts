@@ -159,25 +159,17 @@ async function openPulsar(
   try {
     const topic = (name: string) => topicOf(config, name);
     const admin = new PulsarAdmin({ url: config.adminUrl, token: config.token });
-    const backlog = { admin, maxBytes: config.backlogBytes };
-    const open = (name: string) =>
-      PulsarMessageLog.open(client, {
-        topic: topic(name),
-        epoch: config.epoch,
-        backlog,
-        logger,
-      });
-    const log = await open(EVENTS_TOPIC);
-    const deadLetters = await open(DEAD_LETTERS_TOPIC);
+    const { epoch } = config;
+    const limit = { admin, maxBytes: config.backlogBytes };
+    const log = await PulsarMessageLog.open(client, { topic: topic(EVENTS_TOPIC), epoch, backlog: limit, logger });
+    // Nobody's messages are accepted for it: whether it is full is never asked.
+    const deadLetters = await PulsarMessageLog.open(client, { topic: topic(DEAD_LETTERS_TOPIC), epoch, logger });
     closing.push(() => client.close());
     disposing(closing, log);
     disposing(closing, deadLetters);
-    if (config.adminUrl !== '') {
-      const admin = new PulsarAdmin({ url: config.adminUrl, token: config.token });
-      const topics = { [EVENTS_TOPIC]: topic(EVENTS_TOPIC), [DEAD_LETTERS_TOPIC]: topic(DEAD_LETTERS_TOPIC) };
-      const backlog = new PulsarBacklog({ admin, topics, logger, metrics });
-      closing.push(() => backlog.close());
-    }
+    const topics = { [EVENTS_TOPIC]: topic(EVENTS_TOPIC), [DEAD_LETTERS_TOPIC]: topic(DEAD_LETTERS_TOPIC) };
+    const backlog = new PulsarBacklog({ admin, topics, logger, metrics });
+    closing.push(() => backlog.close());
     return { log, deadLetters };
   } catch (error) {
     await client.close();

@@ -14,19 +14,11 @@ import { until } from '../contract/engine.js';
 import { newRecord, plain } from '../contract/status-store-model.js';
 import { CuttableWire } from '../cuttable-wire.js';
 import { dropKeyspace, scyllaConfig } from './cassandra-engine.js';
+import { failure } from './failure.js';
 
 const NOW = Date.now();
 /** Of a request, milliseconds; the engine's own are longer, since it shares two cores with the test. */
 const DEADLINES = { readDeadlineMs: 1_500, writeDeadlineMs: 2_000 };
-
-async function failure(work: Promise<unknown>): Promise<MeshError> {
-  const error = await work.then(
-    () => undefined,
-    (error) => error,
-  );
-  expect(error).toBeInstanceOf(MeshError);
-  return error as MeshError;
-}
 
 describe('a session with Cassandra', () => {
   let config: ScyllaConfig;

@@ -1,10 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import { ChatService, migrateLog, readConfig } from '@chatmesh/chat';
-import { createLogger, EnvReader, MeshError, Metrics } from '@chatmesh/mesh';
+import { createLogger, EnvReader, Metrics } from '@chatmesh/mesh';
 import { PulsarAdmin } from '@chatmesh/mesh/pulsar';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { until } from '../contract/engine.js';
 import { CuttableWire } from '../cuttable-wire.js';
+import { failure } from './failure.js';
 
 const adminUrl = process.env.PULSAR_ADMIN_URL ?? '';
 const admin = new PulsarAdmin({ url: adminUrl, token: undefined });
@@ -57,15 +58,6 @@ describe('a router and Pulsar', () => {
     if (!pulsar) throw new Error('no Pulsar is configured');
     return migrateLog(pulsar);
   };
-
-  async function failure(work: Promise<unknown>): Promise<MeshError> {
-    const error = await work.then(
-      () => undefined,
-      (error) => error,
-    );
-    expect(error).toBeInstanceOf(MeshError);
-    return error as MeshError;
-  }
 
   test('that is away at the start: it says so, is not ready, and starts when Pulsar is there', async () => {
     await migrate('2');

@@ -3,23 +3,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { formatReport, History } from '@chatmesh/sdk/testing';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { SERVICES, type ServiceName, TestMesh, until } from '../mesh.js';
+import { randomFrom } from '../random.js';
 import { OUTSTANDING, Speaker } from '../speaker.js';
 
 const USERS = 8;
 /** A confirmation takes effect within a second; only what comes later than that is a repeat. */
 const EFFECT_MS = 1100;
 const seed = Number(process.env.FAULT_SEED ?? Math.floor(Math.random() * 2 ** 31));
-
-/** mulberry32: small, seeded, and random enough to choose moments. */
-function randomFrom(start: number): () => number {
-  let a = start;
-  return () => {
-    a = (a + 0x6d2b79f5) | 0;
-    let t = Math.imul(a ^ (a >>> 15), 1 | a);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 describe(`processes killed at random moments under load (FAULT_SEED=${seed})`, () => {
   let mesh: TestMesh | undefined;

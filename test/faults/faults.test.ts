@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { formatReport, History } from '@chatmesh/sdk/testing';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { until } from '../mesh.js';
+import { randomFrom } from '../random.js';
 import { Speaker } from '../speaker.js';
 import { Cluster } from './cluster.js';
 import { type Fault, faultsOf } from './kinds.js';
@@ -16,17 +17,6 @@ const seed = Number(process.env.FAULT_SEED ?? Math.floor(Math.random() * 2 ** 31
 const EFFECT_MS = 1100;
 const PAUSE_MS = 700;
 const BACK_TIMEOUT_MS = 90_000;
-
-/** mulberry32: small, seeded, and random enough to choose moments. */
-function randomFrom(start: number): () => number {
-  let a = start;
-  return () => {
-    a = (a + 0x6d2b79f5) | 0;
-    let t = Math.imul(a ^ (a >>> 15), 1 | a);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 describe(`two edges, two routers, user and presence on real engines, under load (FAULT_SEED=${seed})`, () => {
   let cluster: Cluster | undefined;

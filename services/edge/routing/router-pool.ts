@@ -55,8 +55,7 @@ export class RouterPool {
 
   /** True when some router can be reached. */
   get routed(): boolean {
-    for (const { stream } of this.#routers.values()) if (stream.connected) return true;
-    return false;
+    return this.reach.connected > 0;
   }
 
   /** How many routers can be reached, and how many there should be. */
