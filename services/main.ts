@@ -25,7 +25,7 @@ async function main(): Promise<void> {
   const tls = config.tls && MeshTls.open(config.tls, { logger });
   const traces = config.traces && new (await import('@chatmesh/mesh/otlp')).OtlpTraces(config.traces, { logger });
   const deps = { logger, metrics: new Metrics(), tls, traces };
-  const admin = new AdminServer({ logger, metrics: deps.metrics, variable: 'ADMIN_PORT' });
+  const admin = new AdminServer({ logger, metrics: deps.metrics, variable: 'ADMIN_PORT', pid: process.pid });
   const starts = (name: (typeof NAMES)[number]) => wanted.length === 0 || wanted.includes(name);
   // The user database opens in a thread of its own: it is asked to first, and meanwhile the other services are loaded.
   const user = starts('user') ? await import('@chatmesh/user') : undefined;

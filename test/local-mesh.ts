@@ -7,7 +7,8 @@ import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
 import { createClient, createLogger, EnvReader, Metrics } from '@chatmesh/mesh';
 import { PresenceService } from '@chatmesh/presence';
 import { PgliteEngine, SqlUserStore, UserService, type UserStore } from '@chatmesh/user';
-import { freePorts, type TestUser, until } from './mesh.js';
+import { freePorts } from '#engines';
+import { type TestUser, until } from './mesh.js';
 
 const logger = createLogger({ name: 'test', level: 'silent' });
 

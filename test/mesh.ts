@@ -1,12 +1,12 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
 import { createClient, createLogger } from '@chatmesh/mesh';
+import { freePorts } from '#engines';
 
 export const SERVICES = ['user', 'presence', 'chat', 'edge'] as const;
 export type ServiceName = (typeof SERVICES)[number];
@@ -74,7 +74,10 @@ export class MeshProcess {
       async () => {
         if (this.#child?.exitCode !== null) throw new Error(`the mesh ended at start:\n${this.#output}`);
         const response = await fetch(`http://127.0.0.1:${this.adminPort}/readyz`).catch(() => undefined);
-        return response?.status === 200;
+        if (response?.status !== 200) return false;
+        const { pid } = (await response.json()) as { pid: number };
+        if (pid !== this.pid) throw new Error(`another process, ${pid}, has the port ${this.adminPort}`);
+        return true;
       },
       { timeoutMs: READY_MS, what: () => `readiness; its output:\n${this.#output}` },
     );
@@ -206,18 +209,4 @@ export async function until(
       throw new Error(`waited ${timeoutMs} ms in vain for ${typeof what === 'function' ? what() : what}`);
     await new Promise((resolve) => setTimeout(resolve, 15));
   }
-}
-
-/** Ports that nobody listens on. */
-export async function freePorts(count: number): Promise<number[]> {
-  const servers = Array.from({ length: count }, () => createServer());
-  const ports: number[] = [];
-  for (const server of servers) {
-    server.listen(0, '127.0.0.1');
-    await once(server, 'listening');
-    const address = server.address();
-    ports.push(typeof address === 'object' && address ? address.port : 0);
-  }
-  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
-  return ports;
 }

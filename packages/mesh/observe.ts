@@ -122,14 +122,16 @@ export class AdminServer {
   readonly #metrics: Metrics;
   readonly #logger: Logger;
   readonly #variable: string;
+  readonly #pid: number;
   readonly #checks = new Map<string, () => boolean | string>();
   #server: Server | undefined;
 
-  /** `variable` is the environment variable to name when the port is taken. */
-  constructor(options: { metrics: Metrics; logger: Logger; variable: string }) {
+  /** `variable` is the environment variable to name when the port is taken; `/readyz` says the process id `pid`. */
+  constructor(options: { metrics: Metrics; logger: Logger; variable: string; pid: number }) {
     this.#metrics = options.metrics;
     this.#logger = options.logger;
     this.#variable = options.variable;
+    this.#pid = options.pid;
     const ready = {
       name: 'chatmesh_ready',
       help: '1 for each check of readiness that passes, 0 for one that does not.',
@@ -196,7 +198,8 @@ export class AdminServer {
     } else if (path === '/readyz') {
       const failing = this.#failing();
       const ready = Object.keys(failing).length === 0;
-      json(response, ready ? 200 : 503, ready ? { status: 'ready' } : { status: 'not ready', failing });
+      const pid = this.#pid;
+      json(response, ready ? 200 : 503, ready ? { status: 'ready', pid } : { status: 'not ready', pid, failing });
     } else {
       json(response, 404, { error: { code: 'not_found', message: 'there are /metrics, /livez and /readyz' } });
     }

@@ -7,6 +7,7 @@ import { Redis } from './redis.mjs';
 export { CassandraCluster } from './cassandra-cluster.mjs';
 export { Engine } from './engine.mjs';
 export { enginesHome } from './java.mjs';
+export { freePorts } from './network.mjs';
 export { PulsarCluster } from './pulsar-cluster.mjs';
 export { Cassandra, Postgres, Pulsar, Redis };
 

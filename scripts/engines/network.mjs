@@ -2,7 +2,7 @@
 import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
 
-/** Below the ports that systems give to outgoing connections: nobody gets an engine's port while that engine is down. */
+/** Below the ports that systems give to outgoing connections: nobody gets a server's port while that server is down. */
 const PORTS = { first: 20_000, count: 10_000 };
 const TRIES = 100;
 
@@ -42,6 +42,19 @@ export async function freePort(hosts) {
   throw new Error(
     `There is no free port on ${hosts.join(' and ')}. Linux has all of 127.0.0.0/8; elsewhere an address may have to be added.`,
   );
+}
+
+/**
+ * Different ports of 127.0.0.1 that nobody listens on.
+ *
+ * @param {number} count
+ * @returns {Promise<number[]>}
+ */
+export async function freePorts(count) {
+  /** @type {Set<number>} */
+  const ports = new Set();
+  while (ports.size < count) ports.add(await freePort(['127.0.0.1']));
+  return [...ports];
 }
 
 /**

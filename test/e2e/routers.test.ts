@@ -11,7 +11,8 @@ import { PresenceService } from '@chatmesh/presence';
 import { formatReport, History } from '@chatmesh/sdk/testing';
 import { UserService } from '@chatmesh/user';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { freePorts, type TestUser, until } from '../mesh.js';
+import { freePorts } from '#engines';
+import { type TestUser, until } from '../mesh.js';
 import { Speaker } from '../speaker.js';
 
 const USERS = 6;

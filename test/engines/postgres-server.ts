@@ -15,7 +15,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createLogger, type Logger } from '@chatmesh/mesh';
 import { SqlPool } from '@chatmesh/mesh/sql';
-import { freePorts, until } from '../mesh.js';
+import { freePorts } from '#engines';
+import { until } from '../mesh.js';
 
 export const silent = createLogger({ name: 'test', level: 'silent' });
 export const PASSWORD = 'a secret of the tests';

@@ -7,9 +7,9 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
 import { createClient, createLogger } from '@chatmesh/mesh';
-import { Cassandra, CassandraCluster, Postgres, Pulsar, PulsarCluster, Redis } from '#engines';
+import { Cassandra, CassandraCluster, freePorts, Postgres, Pulsar, PulsarCluster, Redis } from '#engines';
 import { CuttableWire } from '../cuttable-wire.js';
-import { freePorts, MeshProcess, type ServiceName, type TestUser } from '../mesh.js';
+import { MeshProcess, type ServiceName, type TestUser } from '../mesh.js';
 
 const MIGRATE = fileURLToPath(new URL('../../../services/dist/migrate.js', import.meta.url));
 const CLOCK_SKEW = new URL('../../faults/clock-skew.mjs', import.meta.url).href;
@@ -40,8 +40,7 @@ export class Cluster implements AsyncDisposable {
   user!: MeshProcess;
   presence!: MeshProcess;
   #env: NodeJS.ProcessEnv = {};
-  #ports: { user: number; presence: number; routers: number[] } = { user: 0, presence: 0, routers: [] };
-  #adminPorts: number[] = [];
+  #ports: { user: number; routers: number[]; routerAdmins: number[] } = { user: 0, routers: [], routerAdmins: [] };
 
   static async start(): Promise<Cluster> {
     const cluster = new Cluster();
@@ -117,11 +116,11 @@ export class Cluster implements AsyncDisposable {
 
   async #start(): Promise<void> {
     await Promise.all(this.engines.map((engine) => engine.start()));
-    const [user = 0, presence = 0, ...rest] = await freePorts(2 + ROUTERS + 2 * EDGES + 2 + ROUTERS + EDGES);
+    const [user = 0, userAdmin = 0, presence = 0, presenceAdmin = 0, ...rest] = await freePorts(
+      4 + 2 * ROUTERS + 3 * EDGES,
+    );
     const routers = rest.splice(0, ROUTERS);
-    const edgePorts = rest.splice(0, 2 * EDGES);
-    this.#ports = { user, presence, routers };
-    this.#adminPorts = rest;
+    this.#ports = { user, routers, routerAdmins: rest.splice(0, ROUTERS) };
     this.#env = {
       PATH: process.env.PATH,
       ...Object.assign({}, ...this.engines.map((engine) => engine.env)),
@@ -135,20 +134,21 @@ export class Cluster implements AsyncDisposable {
       LOG_LEVEL: 'info',
     };
     await promisify(execFile)(process.execPath, [MIGRATE], { env: this.#env });
-    this.user = this.#process('user', {});
-    this.presence = this.#process('presence', {});
+    this.user = this.#process('user', userAdmin, {});
+    this.presence = this.#process('presence', presenceAdmin, {});
     for (let i = 0; i < ROUTERS; i++) this.routers.push(this.#router(i, 0));
     for (let i = 0; i < EDGES; i++) {
+      const [port = 0, h2 = 0, admin = 0] = rest.splice(0, 3);
       const wires = await Promise.all(routers.map((port) => CuttableWire.to(port)));
       this.wires.push(wires);
       this.edges.push(
-        this.#process('edge', {
-          EDGE_PORT: String(edgePorts[2 * i]),
-          EDGE_H2_PORT: String(edgePorts[2 * i + 1]),
+        this.#process('edge', admin, {
+          EDGE_PORT: String(port),
+          EDGE_H2_PORT: String(h2),
           CHAT_ADDRESSES: wires.map(({ port }) => `127.0.0.1:${port}`).join(),
         }),
       );
-      this.urls.push(`ws://127.0.0.1:${edgePorts[2 * i]}/connect`);
+      this.urls.push(`ws://127.0.0.1:${port}/connect`);
     }
     const [first, second] = this.routers;
     await Promise.all([this.user, this.presence, first, second, ...this.edges].map((process) => process?.start()));
@@ -157,12 +157,13 @@ export class Cluster implements AsyncDisposable {
   #router(index: number, clockSkewMs: number): MeshProcess {
     const skew =
       clockSkewMs === 0 ? {} : { NODE_OPTIONS: `--import=${CLOCK_SKEW}`, CLOCK_SKEW_MS: String(clockSkewMs) };
-    return this.#process('chat', { CHAT_PORT: String(this.#ports.routers[index]), ...skew });
+    return this.#process('chat', this.#ports.routerAdmins[index] ?? 0, {
+      CHAT_PORT: String(this.#ports.routers[index]),
+      ...skew,
+    });
   }
 
-  #process(service: ServiceName, env: NodeJS.ProcessEnv): MeshProcess {
-    const adminPort = this.#adminPorts.shift() ?? 0;
-    this.#adminPorts.push(adminPort);
+  #process(service: ServiceName, adminPort: number, env: NodeJS.ProcessEnv): MeshProcess {
     return new MeshProcess([service], adminPort, { ...this.#env, ...env, DATA_DIR: join(this.directory, service) });
   }
 }

@@ -20,8 +20,9 @@ import {
   type TlsFiles,
 } from '@chatmesh/mesh';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
+import { freePorts } from '#engines';
 import { Authority, replaceFiles } from '../certificates.js';
-import { freePorts, MeshProcess, SERVICES, until } from '../mesh.js';
+import { MeshProcess, SERVICES, until } from '../mesh.js';
 
 const logger = createLogger({ name: 'test', level: 'silent' });
 const cli = fileURLToPath(new URL('../../../packages/cli/bin/chatmesh.js', import.meta.url));

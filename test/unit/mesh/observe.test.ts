@@ -8,7 +8,7 @@ let base: string;
 
 beforeEach(async () => {
   metrics = new Metrics();
-  admin = new AdminServer({ metrics, logger: memoryLogger().logger, variable: 'ADMIN_PORT' });
+  admin = new AdminServer({ metrics, logger: memoryLogger().logger, variable: 'ADMIN_PORT', pid: process.pid });
   base = `http://127.0.0.1:${await admin.listen(0, '127.0.0.1')}`;
 });
 
@@ -28,6 +28,7 @@ describe('the admin port', () => {
     expect(response.status).toBe(503);
     expect(await response.json()).toEqual({
       status: 'not ready',
+      pid: process.pid,
       failing: { store: 'the disk is full', broken: 'the check failed to run' },
     });
     expect((await fetch(`${base}/livez`)).status).toBe(200);
@@ -55,7 +56,12 @@ describe('the admin port', () => {
   });
 
   test('a port in use is reported by variable and port', async () => {
-    const second = new AdminServer({ metrics, logger: memoryLogger().logger, variable: 'ADMIN_PORT' });
+    const second = new AdminServer({
+      metrics,
+      logger: memoryLogger().logger,
+      variable: 'ADMIN_PORT',
+      pid: process.pid,
+    });
     await expect(second.listen(admin.port, '127.0.0.1')).rejects.toThrow(
       `ADMIN_PORT=${admin.port} is in use by another process; set ADMIN_PORT to a free port`,
     );
