@@ -11,7 +11,7 @@ import {
 } from '@chatmesh/gen/chat/v1/router';
 import { LogEventWire, MessagePayloadWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { SubmitResultWire } from '@chatmesh/gen/wire/chat/v1/router';
-import { type BidiCall, MeshError, type ServiceImpl } from '@chatmesh/mesh';
+import { type BidiCall, type MeshClock, MeshError, type ServiceImpl } from '@chatmesh/mesh';
 import { confirmableId, confirmationOf } from './domain/events.js';
 import { isUuid, UNCLAIMED_DEVICE } from './domain/ids.js';
 import type { CachedDirectory } from './routing/directory.js';
@@ -25,6 +25,7 @@ import type { MessageLog } from './stores/message-log.js';
 import type { StatusRecord, StatusStore } from './stores/status-store.js';
 
 export interface RpcDeps {
+  readonly clock: MeshClock;
   readonly ingress: Ingress;
   readonly owner: Owner;
   readonly directory: CachedDirectory;
@@ -36,7 +37,7 @@ export interface RpcDeps {
 const DEFAULT_INBOX_LIMIT = 100;
 
 /** The stream between an edge and this router. */
-export function routerRpc({ ingress, owner, directory, log }: RpcDeps): ServiceImpl<typeof RouterService> {
+export function routerRpc({ clock, ingress, owner, directory, log }: RpcDeps): ServiceImpl<typeof RouterService> {
   return {
     route(call: BidiCall<RouteRequest, RouteResponse>) {
       let link: EdgeLink | undefined;
@@ -47,11 +48,12 @@ export function routerRpc({ ingress, owner, directory, log }: RpcDeps): ServiceI
             call.end(new MeshError('invalid_argument', 'the first frame must say hello with the edge_id'));
             return;
           }
-          link = new EdgeLink(request.hello.edgeId, call);
+          link = new EdgeLink(request.hello.edgeId, call, clock);
           link.welcome();
           owner.addLink(link);
         }
         const edge = link;
+        clock.hear(Number(request.notBeforeMs));
         if (request.confirmations.length > 0) {
           const durable = owner.confirm(edge, request.confirmations);
           durable.catch(() => {});

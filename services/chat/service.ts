@@ -1,7 +1,7 @@
 import { AdminService } from '@chatmesh/gen/chat/v1/admin';
 import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
 import { RouterService } from '@chatmesh/gen/chat/v1/router';
-import { GrpcServer, MeshError, type Service, type ServiceDeps } from '@chatmesh/mesh';
+import { GrpcServer, MeshClock, MeshError, type Service, type ServiceDeps } from '@chatmesh/mesh';
 import type { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import { adminRpc } from './admin-rpc.js';
 import type { ChatConfig } from './config.js';
@@ -182,6 +182,7 @@ export class ChatService implements Service {
       tenureOf: (userId) => this.#router?.owner.tenureOf(userId),
     });
     const now = monotonic(overrides.now ?? Date.now);
+    const clock = new MeshClock(now);
     const directory = new CachedDirectory(
       overrides.directory ?? closed(closing, new GrpcDirectory({ address: config.userAddress, logger, tls })),
       now,
@@ -190,12 +191,12 @@ export class ChatService implements Service {
       overrides.presence ?? closed(closing, new GrpcSessions({ address: config.presenceAddress, logger, tls }));
     const { log, statuses, claims, inbox } = stores;
     const fingerprints = new Fingerprinter(fingerprintKeyOf(config));
-    const ingress = new Ingress({ log, statuses, claims, directory, fingerprints, rates: this.#rates, now, traces });
+    const ingress = new Ingress({ log, statuses, claims, directory, fingerprints, rates: this.#rates, clock, traces });
     const { deliveryRetries, deliveryRetryMs } = config;
     const options = { ...OWNER_DEFAULTS, deliveryRetries, deliveryRetryMs, ...overrides.owner };
     const owner = new Owner({ ...stores, directory, presence, now, logger, traces, options });
     const sweeper = new Sweeper({ owner, inbox, statuses, now, logger });
-    const rpc = { ingress, owner, directory, log, inbox, statuses };
+    const rpc = { clock, ingress, owner, directory, log, inbox, statuses };
     this.#server
       .add(RouterService, routerRpc(rpc))
       .add(InternalChatService, internalRpc(rpc))

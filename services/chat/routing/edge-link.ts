@@ -1,6 +1,7 @@
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import { type Push, type RouteResponse, RouteResponseSchema } from '@chatmesh/gen/chat/v1/router';
 import { PushWire, RouteResponseWire } from '@chatmesh/gen/wire/chat/v1/router';
+import type { MeshClock } from '@chatmesh/mesh';
 import type { Device } from './device.js';
 
 /** Where an edge's frames go. */
@@ -11,6 +12,9 @@ export interface FrameSink {
   end(): void;
 }
 
+/** An edge passes on the latest time it has heard; where routers' clocks differ, it is to have heard of each. */
+const TELL_TIME_MS = 1_000;
+
 /**
  * The router's end of the stream to one edge. What one turn of the event loop has to say to the edge becomes one frame.
  */
@@ -19,15 +23,18 @@ export class EdgeLink {
   /** The sessions of this edge that this router owns, by the edge's number. */
   readonly sessions = new Map<number, Device>();
   readonly #sink: FrameSink;
+  readonly #clock: MeshClock;
   #frame: RouteResponse | undefined;
   #lastPush: Push | undefined;
   #closed = false;
+  #wroteAt = 0;
   /** Sequences whose confirmations are recorded, and when that was. */
   #recorded: { sequence: number; atMs: number }[] = [];
 
-  constructor(edgeId: string, sink: FrameSink) {
+  constructor(edgeId: string, sink: FrameSink, clock: MeshClock) {
     this.edgeId = edgeId;
     this.#sink = sink;
+    this.#clock = clock;
   }
 
   get closed(): boolean {
@@ -36,7 +43,12 @@ export class EdgeLink {
 
   /** Says that the router is there: an edge counts on it from then on. */
   welcome(): void {
-    this.#sink.write(RouteResponseWire.create());
+    this.#write(RouteResponseWire.create());
+  }
+
+  /** Tells the time when there has been nothing else to say for a while. */
+  tellTime(): void {
+    if (performance.now() - this.#wroteAt >= TELL_TIME_MS) this.#out();
   }
 
   /** Sends an encoded event to a session. */
@@ -147,6 +159,12 @@ export class EdgeLink {
     const frame = this.#frame;
     this.#frame = undefined;
     this.#lastPush = undefined;
-    if (frame && !this.#closed) this.#sink.write(frame);
+    if (frame && !this.#closed) this.#write(frame);
+  }
+
+  #write(frame: RouteResponse): void {
+    frame.clockMs = BigInt(this.#clock.now());
+    this.#wroteAt = performance.now();
+    this.#sink.write(frame);
   }
 }

@@ -1,7 +1,7 @@
 import type { LogEvent, MessageEvent } from '@chatmesh/gen/chat/v1/log';
 import type { Submit } from '@chatmesh/gen/chat/v1/router';
 import { LogEventWire, MessageEventWire } from '@chatmesh/gen/wire/chat/v1/log';
-import { MeshError, type Span, type Traces, toMeshError } from '@chatmesh/mesh';
+import { type MeshClock, MeshError, type Span, type Traces, toMeshError } from '@chatmesh/mesh';
 import { standingReceipt } from '../domain/events.js';
 import type { Fingerprinter } from '../domain/fingerprint.js';
 import { serverMessageId } from '../domain/ids.js';
@@ -54,8 +54,7 @@ export interface IngressDeps {
   readonly directory: CachedDirectory;
   readonly fingerprints: Fingerprinter;
   readonly rates: TokenBuckets;
-  /** Never goes back, so that no sender's timestamps do. */
-  readonly now: () => number;
+  readonly clock: MeshClock;
   readonly traces?: Traces | undefined;
 }
 
@@ -73,6 +72,8 @@ export class Ingress {
   #turn: Promise<void> = Promise.resolve();
   #batch: Pending[] = [];
   #claimed: Promise<void> = Promise.resolve();
+  /** The latest time that a claim of another router has given to a message. */
+  #adoptedMs = 0;
   /** The last batch that was published: batches are answered in their order, whichever is durable first. */
   #answered: Promise<void> = Promise.resolve();
   #drained: Promise<void> | undefined;
@@ -195,7 +196,7 @@ export class Ingress {
       this.#finish(pending, refusal);
       return;
     }
-    const acceptedAtMs = this.#deps.now();
+    const acceptedAtMs = this.#deps.clock.now();
     // Fields are set one by one: that costs a third of creating the message from an initialiser.
     const message = MessageEventWire.create();
     message.serverMessageId = id;
@@ -224,7 +225,7 @@ export class Ingress {
       return new MeshError('permission_denied', 'the recipient does not accept messages from this sender');
     if (!this.#deps.log.takesMessages(submission.receiverId))
       return new MeshError('unavailable', 'not accepted: too much waits to be delivered, send again later');
-    const retryAfterMs = this.#deps.rates.take(submission.senderId, this.#deps.now());
+    const retryAfterMs = this.#deps.rates.take(submission.senderId, this.#deps.clock.now());
     if (retryAfterMs > 0) return new MeshError('resource_exhausted', 'too many messages', { retryAfterMs });
     return undefined;
   }
@@ -248,14 +249,24 @@ export class Ingress {
     });
   }
 
-  /** Gives a message the time at which another router may have accepted it; false when that one was of another content. */
+  /**
+   * Gives a message the time at which another router may have accepted it, and those behind it no earlier one; false when
+   * that one was of another content.
+   */
   #adopt(pending: Decided, { acceptedAtMs, fingerprint }: Claim): boolean {
     if (fingerprint !== pending.message.fingerprint) {
       this.#finish(pending, usedBefore());
       return false;
     }
-    pending.acceptedAtMs = acceptedAtMs;
-    pending.message.acceptedAtMs = BigInt(acceptedAtMs);
+    if (acceptedAtMs !== pending.acceptedAtMs) {
+      this.#deps.clock.hear(acceptedAtMs);
+      this.#adoptedMs = Math.max(this.#adoptedMs, acceptedAtMs);
+      pending.acceptedAtMs = acceptedAtMs;
+      pending.message.acceptedAtMs = BigInt(acceptedAtMs);
+    } else if (acceptedAtMs < this.#adoptedMs) {
+      pending.acceptedAtMs = this.#adoptedMs;
+      pending.message.acceptedAtMs = BigInt(this.#adoptedMs);
+    }
     return true;
   }
 
@@ -325,6 +336,8 @@ export class Ingress {
       this.#finish(pending, usedBefore());
       return;
     }
+    // Another router's clock may have been ahead: what this sender sends next is no earlier.
+    this.#deps.clock.hear(record.acceptedAtMs);
     this.#finish(pending, {
       serverMessageId: record.serverMessageId,
       acceptedAtMs: record.acceptedAtMs,

@@ -456,6 +456,7 @@ export class Owner {
     this.#storeHeld(nowMs - this.#deps.options.maxHoldMs);
     for (const device of [...this.unconfirmed]) this.#retransmit(device, nowMs);
     void this.#releaseConfirmations(nowMs);
+    for (const link of this.#links.values()) link.tellTime();
     for (const recipient of this.#idle) {
       if (recipient.idleSinceMs > nowMs - FORGET_IDLE_MS) break;
       this.#idle.delete(recipient);

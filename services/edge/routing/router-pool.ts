@@ -1,5 +1,14 @@
 import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
-import { addressesOf, type Client, createClient, isName, type Logger, MeshError, type MeshTls } from '@chatmesh/mesh';
+import {
+  addressesOf,
+  type Client,
+  createClient,
+  isName,
+  type Logger,
+  MeshClock,
+  MeshError,
+  type MeshTls,
+} from '@chatmesh/mesh';
 import { rendezvous } from '../domain/rendezvous.js';
 import { type RouterListener, RouterStream } from './router-stream.js';
 
@@ -23,6 +32,7 @@ interface Router {
 /** The routers of a mesh: a stream to each, and calls to any of them. */
 export class RouterPool {
   readonly #options: RouterPoolOptions;
+  readonly #clock = new MeshClock(Date.now);
   /** Of all configured addresses, those that are to be looked up. */
   readonly #names: readonly string[];
   readonly #fixed: readonly string[];
@@ -130,7 +140,7 @@ export class RouterPool {
         known.stream.retired = false;
         continue;
       }
-      const stream = new RouterStream({ address, ...this.#options });
+      const stream = new RouterStream({ address, clock: this.#clock, ...this.#options });
       this.#routers.set(address, {
         stream,
         client: createClient(InternalChatService, { ...this.#options, address }),

@@ -13,7 +13,14 @@ import {
   RouteRequestWire,
   SessionOpenedWire,
 } from '@chatmesh/gen/wire/chat/v1/router';
-import { type BidiCall, type ClientOptions, createClient, type Logger, MeshError } from '@chatmesh/mesh';
+import {
+  type BidiCall,
+  type ClientOptions,
+  createClient,
+  type Logger,
+  type MeshClock,
+  MeshError,
+} from '@chatmesh/mesh';
 import type { Session } from '../sessions/session.js';
 
 /** What a router says, and the end of its stream. */
@@ -53,6 +60,7 @@ export class RouterStream {
   readonly #client;
   readonly #listener: RouterListener;
   readonly #logger: Logger;
+  readonly #clock: MeshClock;
   readonly #answers = new Map<number, SubmitAnswer>();
   #call: BidiCall<RouteResponse, RouteRequest> | undefined;
   #heard = false;
@@ -73,11 +81,12 @@ export class RouterStream {
   /** True when the router takes no more messages. */
   leaving = false;
 
-  constructor(options: ClientOptions & { edgeId: string; listener: RouterListener; logger: Logger }) {
+  constructor(options: ClientOptions & { edgeId: string; listener: RouterListener; logger: Logger; clock: MeshClock }) {
     this.address = options.address;
     this.#edgeId = options.edgeId;
     this.#listener = options.listener;
     this.#logger = options.logger;
+    this.#clock = options.clock;
     this.#client = createClient(RouterService, options);
   }
 
@@ -106,6 +115,11 @@ export class RouterStream {
       if (!this.#heard) {
         this.#heard = true;
         this.#reconnectMs = FIRST_RECONNECT_MS;
+        if (!this.#clock.hear(Number(response.clockMs)))
+          this.#logger.error(
+            { router: this.address },
+            "a router's clock is more than a minute ahead; it is not followed",
+          );
         this.#listener.connected(this);
       }
       this.#receive(response);
@@ -224,11 +238,14 @@ export class RouterStream {
       this.#untaken.push({ sequence: frame.sequence, confirmations: this.#confirming });
       this.#confirming = [];
     }
-    if (this.connected) this.#call?.write(frame);
+    if (!this.connected) return;
+    frame.notBeforeMs = BigInt(this.#clock.heardMs);
+    this.#call?.write(frame);
   }
 
   #receive(response: RouteResponse): void {
     while (this.#untaken[0] && this.#untaken[0].sequence <= response.confirmedSequence) this.#untaken.shift();
+    this.#clock.hear(Number(response.clockMs));
     if (response.leaving) this.leaving = true;
     for (const result of response.submitResults) {
       const answer = this.#answers.get(result.ref);

@@ -15,6 +15,7 @@ export function newRouteRequest(): RouteRequest {
     closedSessions: [],
     openedSessions: [],
     submits: [],
+    notBeforeMs: 0n,
   };
 }
 
@@ -52,6 +53,9 @@ export function writeRouteRequest(w: WireWriter, m: RouteRequest): void {
     writeSubmit(w, one);
     w.close(start);
   }
+  if (m.notBeforeMs !== 0n) {
+    w.uint64(64, m.notBeforeMs);
+  }
 }
 
 export function readRouteRequest(r: WireReader, end: number, m: RouteRequest): RouteRequest {
@@ -84,6 +88,9 @@ export function readRouteRequest(r: WireReader, end: number, m: RouteRequest): R
         break;
       case 58:
         m.submits.push(readSubmit(r, r.end(), newSubmit()));
+        break;
+      case 64:
+        m.notBeforeMs = r.uint64();
         break;
       default:
         r.skip(tag);
@@ -432,6 +439,7 @@ export function newRouteResponse(): RouteResponse {
     close: [],
     released: [],
     leaving: false,
+    clockMs: 0n,
   };
 }
 
@@ -472,6 +480,9 @@ export function writeRouteResponse(w: WireWriter, m: RouteResponse): void {
   if (m.leaving) {
     w.bool(64, m.leaving);
   }
+  if (m.clockMs !== 0n) {
+    w.uint64(72, m.clockMs);
+  }
 }
 
 export function readRouteResponse(r: WireReader, end: number, m: RouteResponse): RouteResponse {
@@ -507,6 +518,9 @@ export function readRouteResponse(r: WireReader, end: number, m: RouteResponse):
       }
       case 64:
         m.leaving = r.bool();
+        break;
+      case 72:
+        m.clockMs = r.uint64();
         break;
       default:
         r.skip(tag);
