@@ -5,6 +5,7 @@ import { GrpcServer, MeshClock, MeshError, type Service, type ServiceDeps } from
 import type { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import { adminRpc } from './admin-rpc.js';
 import type { ChatConfig } from './config.js';
+import { AcceptLimit } from './domain/accept-limit.js';
 import { monotonic } from './domain/clock.js';
 import { Fingerprinter } from './domain/fingerprint.js';
 import { TokenBuckets } from './domain/token-bucket.js';
@@ -191,7 +192,21 @@ export class ChatService implements Service {
       overrides.presence ?? closed(closing, new GrpcSessions({ address: config.presenceAddress, logger, tls }));
     const { log, statuses, claims, inbox } = stores;
     const fingerprints = new Fingerprinter(fingerprintKeyOf(config));
-    const ingress = new Ingress({ log, statuses, claims, directory, fingerprints, rates: this.#rates, clock, traces });
+    const limit = new AcceptLimit(
+      () => this.#router?.owner.lagMs ?? 0,
+      () => performance.now(),
+    );
+    const ingress = new Ingress({
+      log,
+      statuses,
+      claims,
+      directory,
+      fingerprints,
+      rates: this.#rates,
+      clock,
+      limit,
+      traces,
+    });
     const { deliveryRetries, deliveryRetryMs } = config;
     const options = { ...OWNER_DEFAULTS, deliveryRetries, deliveryRetryMs, ...overrides.owner };
     const owner = new Owner({ ...stores, directory, presence, now, logger, traces, options });

@@ -2,6 +2,7 @@ import type { LogEvent, MessageEvent } from '@chatmesh/gen/chat/v1/log';
 import type { Submit } from '@chatmesh/gen/chat/v1/router';
 import { LogEventWire, MessageEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { type MeshClock, MeshError, type Span, type Traces, toMeshError } from '@chatmesh/mesh';
+import type { AcceptLimit } from '../domain/accept-limit.js';
 import { standingReceipt } from '../domain/events.js';
 import type { Fingerprinter } from '../domain/fingerprint.js';
 import { serverMessageId } from '../domain/ids.js';
@@ -55,6 +56,7 @@ export interface IngressDeps {
   readonly fingerprints: Fingerprinter;
   readonly rates: TokenBuckets;
   readonly clock: MeshClock;
+  readonly limit: AcceptLimit;
   readonly traces?: Traces | undefined;
 }
 
@@ -67,6 +69,10 @@ export class Ingress {
   readonly #deps: IngressDeps;
   /** Being accepted, by server_message_id: a repeat that comes meanwhile waits for the first. */
   readonly #inFlight = new Map<string, Pending[] | undefined>();
+  /** Those of them that wait for room, and how many do not. */
+  #queue: Pending[] = [];
+  #accepting = 0;
+  #beginning = false;
   /** Senders whose next submission waits for the directory, and what waits behind it. */
   readonly #waiting = new Map<string, Pending[]>();
   #turn: Promise<void> = Promise.resolve();
@@ -104,7 +110,6 @@ export class Ingress {
 
   /** Takes submissions; each is answered once. */
   submit<S extends Submission>(submissions: readonly S[], answer: Answer<S>): void {
-    const pending: Pending[] = [];
     for (const submission of submissions) {
       const span = submission.traceparent === '' ? undefined : this.#follow(submission);
       if (this.#drained) {
@@ -128,9 +133,19 @@ export class Ingress {
         continue;
       }
       this.#inFlight.set(id, undefined);
-      pending.push(next);
+      this.#queue.push(next);
     }
-    if (pending.length === 0) return;
+    this.#begin();
+  }
+
+  /** Begins with as many as there is room for. */
+  #begin(): void {
+    this.#beginning = false;
+    const room = this.#deps.limit.value - this.#accepting;
+    if (room <= 0 || this.#queue.length === 0) return;
+    const pending = this.#queue.length <= room ? this.#queue : this.#queue.slice(0, room);
+    this.#queue = pending === this.#queue ? [] : this.#queue.slice(room);
+    this.#accepting += pending.length;
     const looked = this.#deps.statuses.get(pending.map((p) => p.id));
     looked.catch(() => {});
     // Look-ups run side by side; what they find is taken in the order of arrival.
@@ -355,7 +370,13 @@ export class Ingress {
     const { id } = pending;
     const behind = this.#inFlight.get(id);
     this.#inFlight.delete(id);
+    this.#accepting--;
     this.#answer(pending, result);
+    if (this.#queue.length > 0 && !this.#beginning) {
+      // Those that are answered together make room together.
+      this.#beginning = true;
+      queueMicrotask(() => this.#begin());
+    }
     if (!behind) return;
     for (const repeat of behind) {
       if (result instanceof MeshError) this.#answer(repeat, result);

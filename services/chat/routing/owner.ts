@@ -158,6 +158,11 @@ export class Owner {
     return this.#recipients.get(userId)?.whereabouts(id) ?? { transmitted: new Map(), onLog: false };
   }
 
+  /** How long an event takes through the log to its owner, milliseconds, as far as this router can know. */
+  get lagMs(): number {
+    return this.#consumer?.lagMs() ?? 0;
+  }
+
   /** The tenure in which a user is owned here; undefined where the user has no actor. */
   tenureOf(userId: string): number | undefined {
     return this.#recipients.get(userId)?.tenure;
@@ -454,7 +459,7 @@ export class Owner {
     if (this.#sweptAt - before > STOOD_STILL_MS) return;
     const nowMs = this.now();
     this.#storeHeld(nowMs - this.#deps.options.maxHoldMs);
-    for (const device of [...this.unconfirmed]) this.#retransmit(device, nowMs);
+    for (const device of [...this.unconfirmed]) if (this.owns(device.recipient.userId)) this.#retransmit(device, nowMs);
     void this.#releaseConfirmations(nowMs);
     for (const link of this.#links.values()) link.tellTime();
     for (const recipient of this.#idle) {
@@ -492,9 +497,16 @@ export class Owner {
   /** Moves what the log has held for long enough into the inboxes of the devices that have not confirmed it. */
   #storeHeld(olderThanMs: number): void {
     let due = 0;
+    const kept: Tracked[] = [];
     for (const tracked of this.#held) {
       if (tracked.open > 0) {
         if (tracked.receivedAtMs > olderThanMs) break;
+        if (!this.owns(tracked.recipient.userId)) {
+          // Another one may have delivered it by now. When it is certain that there is none, the next sweep stores it.
+          kept.push(tracked);
+          due++;
+          continue;
+        }
         for (const device of tracked.recipient.devices.values()) {
           const delivery = device.window.get(tracked.id);
           if (delivery?.row === 'none') tracked.recipient.store(delivery);
@@ -502,7 +514,7 @@ export class Owner {
       }
       due++;
     }
-    this.#held.splice(0, due);
+    this.#held.splice(0, due, ...kept);
     this.#dropClosed();
   }
 

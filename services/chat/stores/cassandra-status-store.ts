@@ -1,4 +1,4 @@
-import { type Cassandra, inParallel, type Statement } from '@chatmesh/mesh/cassandra';
+import type { Cassandra, PartitionWrite, Statement } from '@chatmesh/mesh/cassandra';
 import { IdTable } from '../domain/id-table.js';
 import type { StatusRecord, StatusStore, StatusUpdate } from './status-store.js';
 
@@ -12,14 +12,16 @@ const ACCEPT = `INSERT INTO message_status
   (server_message_id, kind, at_ms, detail, client_message_id, sender_id, recipient_id, fingerprint)
   VALUES (?, 0, ?, ?, ?, ?, ?, ?)`;
 const HAPPEN = 'INSERT INTO message_status (server_message_id, kind, at_ms, detail) VALUES (?, ?, ?, ?)';
-const LOOK_UP = `SELECT kind, at_ms, detail, client_message_id, sender_id, recipient_id, fingerprint
-  FROM message_status WHERE server_message_id = ?`;
-const EXISTS = 'SELECT kind FROM message_status WHERE server_message_id = ? AND kind = 0 LIMIT 1';
+const LOOK_UP = `SELECT server_message_id, kind, at_ms, detail, client_message_id, sender_id, recipient_id, fingerprint
+  FROM message_status WHERE server_message_id IN ?`;
+const EXIST =
+  'SELECT server_message_id FROM message_status WHERE server_message_id IN ? AND kind = 0 PER PARTITION LIMIT 1';
 
 /** So many ids are remembered at the most, 50 bytes each. */
 const KNOWN_IDS = 131_072;
 
 interface Row {
+  readonly server_message_id: { toString(): string };
   readonly kind: number;
   readonly at_ms: bigint;
   readonly detail: string;
@@ -47,16 +49,23 @@ export class CassandraStatusStore implements StatusStore {
   }
 
   async accept(records: readonly StatusRecord[]): Promise<void> {
-    await inParallel(records, async (record) => {
-      if (this.#known.has(record.serverMessageId)) return;
-      await this.#cassandra.write(acceptance(record));
-      this.#known.add(record.serverMessageId);
-    });
+    const news = records.filter((record) => !this.#known.has(record.serverMessageId));
+    await this.#cassandra.writeAll(
+      news.map((record) => ({ key: record.serverMessageId, statements: [acceptance(record)] })),
+    );
+    for (const record of news) this.#known.add(record.serverMessageId);
   }
 
-  get(serverMessageIds: readonly string[]): Promise<(StatusRecord | undefined)[]> {
-    return inParallel(serverMessageIds, async (id) => {
-      const record = recordOf(id, await this.#cassandra.read<Row>(LOOK_UP, [id]));
+  async get(serverMessageIds: readonly string[]): Promise<(StatusRecord | undefined)[]> {
+    const rows = new Map<string, Row[]>();
+    for (const row of await this.#cassandra.readAll<Row>(LOOK_UP, serverMessageIds)) {
+      const id = row.server_message_id.toString();
+      const others = rows.get(id);
+      if (others) others.push(row);
+      else rows.set(id, [row]);
+    }
+    return serverMessageIds.map((id) => {
+      const record = recordOf(id, rows.get(id) ?? []);
       if (record) this.#known.add(id);
       return record;
     });
@@ -69,14 +78,20 @@ export class CassandraStatusStore implements StatusStore {
       if (others) others.push(update);
       else byMessage.set(update.serverMessageId, [update]);
     }
-    await inParallel([...byMessage], async ([id, updates]) => {
-      const known = this.#known.has(id) || (updates[0]?.base === undefined && (await this.#exists(id)));
+    const recorded = await this.#recorded(byMessage);
+    const written: string[] = [];
+    const writes: PartitionWrite[] = [];
+    for (const [id, updates] of byMessage) {
+      const known = recorded.has(id);
       const firstBase = updates.findIndex((update) => update.base !== undefined);
       const counting = known ? updates : firstBase < 0 ? [] : updates.slice(firstBase);
       const base = known ? undefined : counting[0]?.base?.();
-      await this.#cassandra.write(...(base ? [acceptance(base)] : []), ...counting.flatMap(happenings));
-      if (known || base) this.#known.add(id);
-    });
+      const statements = [...(base ? [acceptance(base)] : []), ...counting.flatMap(happenings)];
+      if (statements.length > 0) writes.push({ key: id, statements });
+      if (base) written.push(id);
+    }
+    await this.#cassandra.writeAll(writes);
+    for (const id of written) this.#known.add(id);
   }
 
   /** Nothing to do: the table's time to live expires records, 380 days after they were written. */
@@ -87,8 +102,20 @@ export class CassandraStatusStore implements StatusStore {
   /** The connection is its maker's to close. */
   async [Symbol.asyncDispose](): Promise<void> {}
 
-  async #exists(id: string): Promise<boolean> {
-    return (await this.#cassandra.read<Row>(EXISTS, [id])).length > 0;
+  /** Which messages have a record; those that can be given one are not looked for. */
+  async #recorded(updates: ReadonlyMap<string, readonly StatusUpdate[]>): Promise<Set<string>> {
+    const recorded = new Set<string>();
+    const unknown: string[] = [];
+    for (const [id, [first]] of updates) {
+      if (this.#known.has(id)) recorded.add(id);
+      else if (first?.base === undefined) unknown.push(id);
+    }
+    for (const { server_message_id } of await this.#cassandra.readAll<Row>(EXIST, unknown)) {
+      const id = server_message_id.toString();
+      recorded.add(id);
+      this.#known.add(id);
+    }
+    return recorded;
   }
 }
 

@@ -206,6 +206,7 @@ export class LmdbMessageLog implements MessageLog {
         return this.outstanding;
       },
       owns: (userId) => this.#slots[slotOf(userId)]?.owner === consumer,
+      lagMs: () => 0,
       oldestAtMs: () => this.#oldestAtMs(consumer),
       acknowledge: (records) => this.#acknowledge(consumer, records as readonly Outstanding[]),
       flushed: () => this.#writeAcks(),

@@ -39,6 +39,8 @@ export interface LogConsumer {
   owns(userId: string): boolean;
   /** When the oldest message or receipt among these was accepted, milliseconds since 1970; undefined without any. */
   oldestAtMs(): number | undefined;
+  /** How long an event takes through the log to this consumer, milliseconds, as far as is known; 0 where that takes no time. */
+  lagMs(): number;
   /** Marks records as handled: they are not handed out again, at the latest one second later. */
   acknowledge(records: readonly LogRecord[]): void;
   /**

@@ -88,6 +88,8 @@ interface OwnedPartition {
   readonly formerTenures: Set<string>;
   /** The claim that has not come back, and when it was published. */
   pending: { readonly text: string; readonly atMs: number; readonly leaseMs: number } | undefined;
+  /** How long the last claim took to come back. */
+  tookMs: number;
   leaseEndsMs: number;
   /** When the last claim was published that has come back. */
   provenAtMs: number;
@@ -171,6 +173,14 @@ export class PulsarLogConsumer implements LogConsumer {
       }
     }
     return oldest;
+  }
+
+  lagMs(): number {
+    const nowMs = performance.now();
+    let lagMs = 0;
+    for (const { pending, tookMs } of this.#owned.values())
+      lagMs = Math.max(lagMs, tookMs, pending ? nowMs - pending.atMs : 0);
+    return lagMs;
   }
 
   acknowledge(records: readonly LogRecord[]): void {
@@ -317,6 +327,7 @@ export class PulsarLogConsumer implements LogConsumer {
       formerOwners: new Map(),
       formerTenures: new Set(),
       pending: undefined,
+      tookMs: 0,
       leaseEndsMs: performance.now() + Math.max(FIRST_CLAIM_MS, 2 * this.#leaseMs),
       provenAtMs: 0,
       latest: message,
@@ -374,7 +385,8 @@ export class PulsarLogConsumer implements LogConsumer {
     owned.pending = undefined;
     owned.leaseEndsMs = pending.atMs + pending.leaseMs;
     owned.provenAtMs = pending.atMs;
-    this.#adapt(performance.now() - pending.atMs);
+    owned.tookMs = performance.now() - pending.atMs;
+    this.#adapt(owned.tookMs);
     const first = owned.state === 'claiming';
     if (first) owned.state = owned.formerTenures.size > 0 ? 'waiting' : 'owned';
     for (const old of owned.stale) this.#subscription.acknowledge(old);
@@ -428,10 +440,13 @@ export class PulsarLogConsumer implements LogConsumer {
     if (this.#subscription.connected) this.#downSinceMs = undefined;
     else this.#downSinceMs ??= nowMs;
     for (const [partition, owned] of [...this.#owned]) {
-      if (nowMs > owned.leaseEndsMs) {
+      const { pending } = owned;
+      if (!pending) this.#claim(partition, owned);
+      // The next claim may be on its way, or wait here to be taken: nothing is handed out meanwhile.
+      else if (nowMs > Math.max(owned.leaseEndsMs, pending.atMs + pending.leaseMs)) {
         this.#leaseMs = Math.min(LONGEST_LEASE_MS, 2 * this.#leaseMs);
         this.#giveUp(owned);
-      } else if (!owned.pending) this.#claim(partition, owned);
+      }
     }
     if (this.#downSinceMs !== undefined && nowMs - this.#downSinceMs > RECONNECT_MS)
       void this.#renew('the connection was lost');

@@ -38,11 +38,12 @@ const SILENT_MS = 60_000;
 const REOPEN_MS = 5_000;
 const MAX_UNANSWERED = 256;
 /**
- * Messages that this edge has handed to routers and that have no answer yet. With more, senders are not read: what waits in
- * the kernel's buffers costs nothing, while a wave of thousands in the heap costs more for each message than a small one.
+ * Messages that this edge has handed to routers and that have no answer yet. With more, a sender is not read while it has
+ * more than its share: what waits in the kernel's buffers costs nothing. The others are read, for behind a message stand
+ * confirmations, which are what makes room.
  */
 const MAX_IN_FLIGHT = 2_048;
-/** So many messages a sender is expected to bring when it is read again. */
+/** The share; so many messages a sender is expected to bring when it is read again. */
 const BURST = 32;
 const MAX_KEPT = 1_024;
 /** Some 200 bytes each. */
@@ -411,12 +412,13 @@ export class SessionTable implements RouterListener {
       );
       return;
     }
-    if (++this.#inFlight > MAX_IN_FLIGHT && !session.held) {
+    session.unanswered++;
+    if (++this.#inFlight > MAX_IN_FLIGHT && session.unanswered > BURST && !session.held) {
       session.held = true;
       this.#held.push(session);
       this.#pause(session);
     }
-    if (++session.unanswered >= MAX_UNANSWERED) this.#pause(session);
+    if (session.unanswered >= MAX_UNANSWERED) this.#pause(session);
     // What is on its way through one router must not be overtaken through another.
     const router = session.unanswered > 1 && session.via?.connected ? session.via : this.routers.of(session.userId);
     session.via = router;
