@@ -43,9 +43,7 @@ const MAX_PENDING = 20_000;
 const REDELIVER_MS = 250;
 const RECEIVER_QUEUE = 500;
 const RECEIVER_QUEUE_ALL = 10_000;
-const BATCH_RECEIVE = { maxNumMessages: 500, maxNumBytes: 1024 * 1024, timeoutMs: 5 };
-/** With fewer in a batch, the wait for it costs more than single messages do. */
-const MANY = 5;
+const BATCH_RECEIVE = { maxNumMessages: 500, maxNumBytes: 1024 * 1024, timeoutMs: 1 };
 const ADMIN_TIMEOUT_MS = 15_000;
 /** The client's numbers for its log levels. */
 const WARN = 2;
@@ -190,7 +188,7 @@ export class PulsarSubscription {
     const messages = this.#many
       ? await this.#consumer.batchReceive().catch(raise)
       : [await this.#consumer.receive().catch(raise)];
-    this.#many = this.#many ? messages.length > MANY : this.#soonAgain();
+    this.#many = this.#many ? messages.length > 0 : this.#soonAgain();
     return messages.map(received);
   }
 

@@ -15,7 +15,8 @@ const ONLY = process.env.FAULT_ONLY?.split(',');
 const seed = Number(process.env.FAULT_SEED ?? Math.floor(Math.random() * 2 ** 31));
 /** A confirmation takes effect within a second; only what comes later than that is a repeat. */
 const EFFECT_MS = 1100;
-const PAUSE_MS = 700;
+/** Of a client between two messages: some 200 a second together, which leaves two cores some room to show what a fault costs. */
+const PAUSE_MS = 1_000;
 const BACK_TIMEOUT_MS = 90_000;
 
 describe(`two edges, two routers, user and presence on real engines, under load (FAULT_SEED=${seed})`, () => {

@@ -5,17 +5,18 @@ import type { MessagePlace, PulsarSubscription, ReceivedMessage } from '@chatmes
 import { acceptedAtMs } from '../domain/events.js';
 import type { LogConsumer, LogRecord, Position } from './message-log.js';
 
-/** A claim is renewed this often. */
+/** A claim is renewed this often, and leases are looked at this often. */
 const CLAIM_MS = 400;
+const TICK_MS = 100;
 /** A partition is ours for so long from when a claim was published that has come back: the shortest and the longest lease. */
 const LEASE_MS = 2_000;
-const LONGEST_LEASE_MS = 8_000;
+const LONGEST_LEASE_MS = 6_000;
 /** A lease is at least so many times as long as claims take to come back. */
-const PATIENCE = 5;
+const PATIENCE = 3;
 /** By how much a lease comes nearer to what would do, with each claim that comes back. */
 const SHORTEN = 0.03;
 /** So much longer than the former owner's lease a new owner waits from its first claim. */
-const MARGIN_MS = 500;
+const MARGIN_MS = 250;
 /** The client waits up to a minute between its attempts to reconnect; so long it may try alone. */
 const RECONNECT_MS = 2_000;
 const RETRY_MS = 500;
@@ -86,6 +87,10 @@ interface OwnedPartition {
   readonly formerOwners: Map<string, number>;
   /** In which tenures that was. */
   readonly formerTenures: Set<string>;
+  /** As of {@link LapsedPartition}. */
+  readonly over: ReadonlySet<string>;
+  /** Whether it was given up, and comes back without former owners whose leases were waited for. */
+  readonly again: boolean;
   /** The claim that has not come back, and when it was published. */
   pending: { readonly text: string; readonly atMs: number; readonly leaseMs: number } | undefined;
   /** How long the last claim took to come back. */
@@ -102,8 +107,11 @@ interface OwnedPartition {
 interface LapsedPartition {
   last: Position;
   askedAtMs: number;
+  /** Tenures of former owners that are over: their leases were waited for. */
+  readonly over: ReadonlySet<string>;
 }
 
+const NONE: ReadonlySet<string> = new Set();
 let tenures = 0;
 
 /**
@@ -119,6 +127,7 @@ let tenures = 0;
 export class PulsarLogConsumer implements LogConsumer {
   readonly #deps: PulsarLogConsumerDeps;
   readonly #id: string;
+  #ticks = 0;
   #claims = 0;
   /** What is claimed next. */
   #leaseMs = LEASE_MS;
@@ -147,7 +156,7 @@ export class PulsarLogConsumer implements LogConsumer {
   /** @throws MeshError */
   static async join(deps: PulsarLogConsumerDeps): Promise<PulsarLogConsumer> {
     const consumer = new PulsarLogConsumer(deps, await deps.subscribe());
-    consumer.#timer = setInterval(() => consumer.#tick(), CLAIM_MS).unref();
+    consumer.#timer = setInterval(() => consumer.#tick(), TICK_MS).unref();
     void consumer.#receive(consumer.#subscription, consumer.#generation);
     return consumer;
   }
@@ -263,7 +272,7 @@ export class PulsarLogConsumer implements LogConsumer {
       else {
         owned.formerOwners.delete(consumerOf(data));
         owned.stale.push(message);
-        if (owned.state === 'waiting' && owned.formerOwners.size === 0) this.#giveUp(owned);
+        if (owned.state === 'waiting' && owned.formerOwners.size === 0) this.#giveUp(owned, owned.formerTenures);
       }
       return;
     }
@@ -297,27 +306,27 @@ export class PulsarLogConsumer implements LogConsumer {
     const lapsed = this.#lapsed.get(partition);
     if (lapsed && position > lapsed.last) {
       lapsed.last = position;
-      if (performance.now() - lapsed.askedAtMs > ASK_AGAIN_MS) this.#lapse(message, position);
+      if (performance.now() - lapsed.askedAtMs > ASK_AGAIN_MS) this.#lapse(message, position, lapsed.over);
       return undefined;
     }
     this.#lapsed.delete(partition);
-    return this.#begin(message, position);
+    return this.#begin(message, position, lapsed);
   }
 
   /** Begins anew with a partition, if it is still ours. */
-  #giveUp(owned: OwnedPartition): void {
+  #giveUp(owned: OwnedPartition, over: ReadonlySet<string> = NONE): void {
     if (this.#owned.get(owned.latest.partition) !== owned) return;
     this.#end(owned.latest.partition, owned);
-    this.#lapse(owned.latest, owned.received.last);
+    this.#lapse(owned.latest, owned.received.last, over);
   }
 
   /** Asks for everything of a partition that is not acknowledged once more, if the partition is still ours. */
-  #lapse(message: ReceivedMessage, last: Position): void {
-    this.#lapsed.set(message.partition, { last, askedAtMs: performance.now() });
+  #lapse(message: ReceivedMessage, last: Position, over: ReadonlySet<string>): void {
+    this.#lapsed.set(message.partition, { last, askedAtMs: performance.now(), over });
     this.#subscription.redeliver(message);
   }
 
-  #begin(message: ReceivedMessage, position: Position): OwnedPartition {
+  #begin(message: ReceivedMessage, position: Position, lapsed: LapsedPartition | undefined): OwnedPartition {
     const owned: OwnedPartition = {
       tenure: ++tenures,
       received: { first: position, last: position, open: new Map() },
@@ -326,6 +335,8 @@ export class PulsarLogConsumer implements LogConsumer {
       stale: [],
       formerOwners: new Map(),
       formerTenures: new Set(),
+      over: lapsed?.over ?? NONE,
+      again: lapsed?.over.size === 0,
       pending: undefined,
       tookMs: 0,
       leaseEndsMs: performance.now() + Math.max(FIRST_CLAIM_MS, 2 * this.#leaseMs),
@@ -372,6 +383,7 @@ export class PulsarLogConsumer implements LogConsumer {
       const consumer = consumerOf(message.data);
       if (consumer === this.#id) return;
       const tenure = tenureOf(message.data);
+      if (owned.over.has(tenure)) return;
       if (owned.state === 'claiming') {
         const leaseMs = Math.max(leaseOf(message.data), owned.formerOwners.get(consumer) ?? 0);
         owned.formerOwners.set(consumer, leaseMs);
@@ -388,6 +400,9 @@ export class PulsarLogConsumer implements LogConsumer {
     owned.tookMs = performance.now() - pending.atMs;
     this.#adapt(owned.tookMs);
     const first = owned.state === 'claiming';
+    // Given up, and nobody else wanted it: the lease was too short.
+    if (first && owned.again && owned.formerTenures.size === 0)
+      this.#leaseMs = Math.min(LONGEST_LEASE_MS, 2 * this.#leaseMs);
     if (first) owned.state = owned.formerTenures.size > 0 ? 'waiting' : 'owned';
     for (const old of owned.stale) this.#subscription.acknowledge(old);
     owned.stale = [];
@@ -399,11 +414,11 @@ export class PulsarLogConsumer implements LogConsumer {
   /** Waits for the end of the former lease. What was acknowledged until then is known when everything comes once more. */
   #await(owned: OwnedPartition, claimedAtMs: number): void {
     if (owned.formerOwners.size === 0) {
-      this.#giveUp(owned);
+      this.#giveUp(owned, owned.formerTenures);
       return;
     }
     const holdMs = Math.max(...owned.formerOwners.values()) + MARGIN_MS;
-    setTimeout(() => this.#giveUp(owned), claimedAtMs + holdMs - performance.now()).unref();
+    setTimeout(() => this.#giveUp(owned, owned.formerTenures), claimedAtMs + holdMs - performance.now()).unref();
   }
 
   /** Claims longer leases where claims are slow to come back, so that a busy machine does not lose what it cannot hold. */
@@ -435,18 +450,14 @@ export class PulsarLogConsumer implements LogConsumer {
   }
 
   #tick(): void {
+    const claims = ++this.#ticks % (CLAIM_MS / TICK_MS) === 0;
     if (this.#closed || this.#renewing) return;
     const nowMs = performance.now();
     if (this.#subscription.connected) this.#downSinceMs = undefined;
     else this.#downSinceMs ??= nowMs;
     for (const [partition, owned] of [...this.#owned]) {
-      const { pending } = owned;
-      if (!pending) this.#claim(partition, owned);
-      // The next claim may be on its way, or wait here to be taken: nothing is handed out meanwhile.
-      else if (nowMs > Math.max(owned.leaseEndsMs, pending.atMs + pending.leaseMs)) {
-        this.#leaseMs = Math.min(LONGEST_LEASE_MS, 2 * this.#leaseMs);
-        this.#giveUp(owned);
-      }
+      if (nowMs > owned.leaseEndsMs) this.#giveUp(owned);
+      else if (claims && !owned.pending) this.#claim(partition, owned);
     }
     if (this.#downSinceMs !== undefined && nowMs - this.#downSinceMs > RECONNECT_MS)
       void this.#renew('the connection was lost');
