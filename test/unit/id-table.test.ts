@@ -1,6 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { IdTable, keyOf } from '@chatmesh/chat/domain/id-table';
-import { RecentIds } from '@chatmesh/chat/domain/recent-ids';
+import { IdTable, keyOf, RecentIdMap, RecentIds } from '@chatmesh/mesh';
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 
@@ -92,5 +91,18 @@ describe('ids of late', () => {
     expect(recent.seenBefore(id, '2')).toBe(true);
     others(100);
     expect(recent.seenBefore(id, '2')).toBe(false);
+  });
+});
+
+describe('a map from the latest ids', () => {
+  test('has at least the younger half of its capacity, with the value that was set last', () => {
+    const ids = Array.from({ length: 25 }, () => randomUUID());
+    const map = new RecentIdMap(20);
+    for (const [i, id] of ids.entries()) {
+      map.set(id, 0);
+      map.set(id, i);
+      for (let j = Math.max(0, i - 9); j <= i; j++) expect(map.get(ids[j] as string)).toBe(j);
+    }
+    expect(map.get(ids[0] as string)).toBeUndefined();
   });
 });

@@ -1,5 +1,5 @@
+import { RecentIdMap } from '@chatmesh/mesh';
 import type { Cassandra, PartitionWrite, Statement } from '@chatmesh/mesh/cassandra';
-import { IdTable } from '../domain/id-table.js';
 import type { StatusRecord, StatusStore, StatusUpdate } from './status-store.js';
 
 const ACCEPTED = 0;
@@ -42,18 +42,18 @@ interface Row {
 export class CassandraStatusStore implements StatusStore {
   readonly #cassandra: Cassandra;
   /** Messages that have a record for certain: what confirms them needs no look-up. */
-  readonly #known = new KnownIds(KNOWN_IDS);
+  readonly #known = new RecentIdMap(KNOWN_IDS);
 
   constructor(cassandra: Cassandra) {
     this.#cassandra = cassandra;
   }
 
   async accept(records: readonly StatusRecord[]): Promise<void> {
-    const news = records.filter((record) => !this.#known.has(record.serverMessageId));
+    const news = records.filter((record) => this.#known.get(record.serverMessageId) === undefined);
     await this.#cassandra.writeAll(
       news.map((record) => ({ key: record.serverMessageId, statements: [acceptance(record)] })),
     );
-    for (const record of news) this.#known.add(record.serverMessageId);
+    for (const record of news) this.#known.set(record.serverMessageId, 0);
   }
 
   async get(serverMessageIds: readonly string[]): Promise<(StatusRecord | undefined)[]> {
@@ -66,7 +66,7 @@ export class CassandraStatusStore implements StatusStore {
     }
     return serverMessageIds.map((id) => {
       const record = recordOf(id, rows.get(id) ?? []);
-      if (record) this.#known.add(id);
+      if (record) this.#known.set(id, 0);
       return record;
     });
   }
@@ -91,7 +91,7 @@ export class CassandraStatusStore implements StatusStore {
       if (base) written.push(id);
     }
     await this.#cassandra.writeAll(writes);
-    for (const id of written) this.#known.add(id);
+    for (const id of written) this.#known.set(id, 0);
   }
 
   /** Nothing to do: the table's time to live expires records, 380 days after they were written. */
@@ -107,13 +107,13 @@ export class CassandraStatusStore implements StatusStore {
     const recorded = new Set<string>();
     const unknown: string[] = [];
     for (const [id, [first]] of updates) {
-      if (this.#known.has(id)) recorded.add(id);
+      if (this.#known.get(id) !== undefined) recorded.add(id);
       else if (first?.base === undefined) unknown.push(id);
     }
     for (const { server_message_id } of await this.#cassandra.readAll<Row>(EXIST, unknown)) {
       const id = server_message_id.toString();
       recorded.add(id);
-      this.#known.add(id);
+      this.#known.set(id, 0);
     }
     return recorded;
   }
@@ -169,30 +169,4 @@ function recordOf(serverMessageId: string, rows: readonly Row[]): StatusRecord |
     code: first.get(FAILED)?.detail ?? '',
     devices: [...devices],
   };
-}
-
-/** The latest ids, in two generations of which the older one is forgotten as a whole. */
-class KnownIds {
-  readonly #half: number;
-  #young = new IdTable();
-  #old = new IdTable();
-
-  constructor(capacity: number) {
-    this.#half = capacity / 2;
-  }
-
-  has(id: string): boolean {
-    return this.#young.get(id) !== undefined || this.#old.get(id) !== undefined;
-  }
-
-  add(id: string): void {
-    if (this.#young.get(id) !== undefined) return;
-    if (this.#young.size >= this.#half) {
-      const forgotten = this.#old;
-      forgotten.clear();
-      this.#old = this.#young;
-      this.#young = forgotten;
-    }
-    this.#young.set(id, 0);
-  }
 }

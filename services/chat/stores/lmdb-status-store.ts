@@ -1,5 +1,5 @@
+import { IdTable, keyOf } from '@chatmesh/mesh';
 import type { Database, LmdbEnvironment } from '@chatmesh/mesh/lmdb';
-import { IdTable, keyOf } from '../domain/id-table.js';
 import { idOf, merged, type Row, recordOf, rowOf } from './lmdb-status-row.js';
 import type { StatusRecord, StatusStore, StatusUpdate } from './status-store.js';
 

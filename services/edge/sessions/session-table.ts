@@ -4,7 +4,7 @@ import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import type { Push, RouteResponse, Submit, SubmitResult } from '@chatmesh/gen/chat/v1/router';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { SubmitWire } from '@chatmesh/gen/wire/chat/v1/router';
-import { type Logger, MeshError, type MeshTls, type Traces } from '@chatmesh/mesh';
+import { type Logger, MeshError, type MeshTls, RecentIdMap, type Traces } from '@chatmesh/mesh';
 import { CLOSE } from '../domain/close-codes.js';
 import type { ClientAction } from '../domain/frames.js';
 import { RouterPool } from '../routing/router-pool.js';
@@ -48,6 +48,7 @@ const BURST = 32;
 const MAX_KEPT = 1_024;
 /** Some 200 bytes each. */
 const MAX_LATE = 100_000;
+const MAX_ACKED = 131_072;
 const MAX_REFUSED = 10;
 /** Above this the client is not read until it has taken what it was sent; far above it, it is closed. */
 const HIGH_WATER_BYTES = 1024 * 1024;
@@ -73,6 +74,11 @@ export class SessionTable implements RouterListener {
   #inFlight = 0;
   /** Sessions that are not read because too much is in flight, in the order in which they are read again. */
   #held: Session[] = [];
+  /**
+   * The session that acked a receipt last. A router that dies after it has published a receipt, and before that is on record,
+   * leaves the next one to publish it again, for whoever owns the sender by then: only here it is known to have arrived.
+   */
+  readonly #acked = new RecentIdMap(MAX_ACKED);
   /** What has happened since the start. */
   readonly counts = { sends: 0, confirmations: 0, otherFrames: 0, refusals: 0, events: 0, opened: 0 };
   /** How many sessions were closed by this edge, by close code. */
@@ -355,6 +361,8 @@ export class SessionTable implements RouterListener {
       if (session.caughtUp) return;
       session.caughtUp = true;
       session.sink.caughtUp();
+    } else if (event.kind.case === 'receipt' && this.#acked.get(event.kind.value.eventId) === number) {
+      stream.confirm(session, MessageStatus.UNSPECIFIED, [event.kind.value.eventId]);
     } else {
       this.counts.events++;
       session.sink.event(event);
@@ -454,6 +462,7 @@ export class SessionTable implements RouterListener {
   }
 
   #confirm(session: Session, status: MessageStatus, ids: string[]): void {
+    if (status === MessageStatus.UNSPECIFIED) for (const id of ids) this.#acked.set(id, session.number);
     if (session.owner) session.owner.confirm(session, status, ids);
     else this.#keep(session, status, ids);
   }

@@ -28,6 +28,32 @@ export class RecentIds {
   }
 }
 
+/** A map from the latest UUIDs to numbers of 0 and more. Whole generations are forgotten, the older half at a time. */
+export class RecentIdMap {
+  readonly #half: number;
+  #young = new IdTable();
+  #old = new IdTable();
+
+  /** @param capacity how many ids are remembered at the most, some 50 bytes each. */
+  constructor(capacity: number) {
+    this.#half = capacity / 2;
+  }
+
+  get(id: string): number | undefined {
+    return this.#young.get(id) ?? this.#old.get(id);
+  }
+
+  set(id: string, value: number): void {
+    if (this.#young.size >= this.#half && this.#young.get(id) === undefined) {
+      const forgotten = this.#old;
+      forgotten.clear();
+      this.#old = this.#young;
+      this.#young = forgotten;
+    }
+    this.#young.set(id, value);
+  }
+}
+
 class Generation {
   /** Indexes of {@link #positions}. */
   readonly #ids = new IdTable();
