@@ -1,5 +1,6 @@
 import { createHash, createHmac, randomBytes } from 'node:crypto';
 import { fromBinary, toBinary } from '@bufbuild/protobuf';
+import { AcceptLimit } from '@chatmesh/chat/domain/accept-limit';
 import { monotonic } from '@chatmesh/chat/domain/clock';
 import { confirmableId, deviceMark, receiptOf, standingReceipt } from '@chatmesh/chat/domain/events';
 import { Fingerprinter } from '@chatmesh/chat/domain/fingerprint';
@@ -210,5 +211,53 @@ describe('the monotonic clock', () => {
     const times = [5, 7, 6, 7, 3, 8];
     const now = monotonic(() => times.shift() as number);
     expect([now(), now(), now(), now(), now(), now()]).toEqual([5, 7, 7, 7, 7, 8]);
+  });
+});
+
+describe('the limit of what is accepted at a time', () => {
+  let lagMs = 0;
+  let nowMs = 0;
+  const limitAfter = (limit: AcceptLimit, steps: number) => {
+    for (let i = 0; i < steps; i++) {
+      nowMs += 200;
+      limit.value;
+    }
+    return limit.value;
+  };
+
+  test('falls by shares while the log is slow, not below 16, and rises by steps when it is not', () => {
+    const limit = new AcceptLimit(
+      () => lagMs,
+      () => nowMs,
+    );
+    expect(limit.value).toBe(2_048);
+    lagMs = 2_000;
+    expect(limitAfter(limit, 1)).toBeLessThan(2_048);
+    expect(limitAfter(limit, 50)).toBe(16);
+    lagMs = 100;
+    expect(limitAfter(limit, 1)).toBe(16 + 128);
+    expect(limitAfter(limit, 50)).toBe(2_048);
+  });
+
+  test('changes once in a while, however often it is asked for', () => {
+    const limit = new AcceptLimit(
+      () => 2_000,
+      () => nowMs,
+    );
+    nowMs += 200;
+    const { value } = limit;
+    expect([limit.value, limit.value]).toEqual([value, value]);
+  });
+
+  test('rises all the way while nobody asks', () => {
+    lagMs = 2_000;
+    const limit = new AcceptLimit(
+      () => lagMs,
+      () => nowMs,
+    );
+    limitAfter(limit, 50);
+    lagMs = 0;
+    nowMs += 60_000;
+    expect(limit.value).toBe(2_048);
   });
 });

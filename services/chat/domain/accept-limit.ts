@@ -1,4 +1,4 @@
-/** Above this lag, milliseconds, less is accepted: a lease on a partition has to be shown within two seconds. */
+/** Above this lag, milliseconds, less is accepted: a lease has to be shown within two seconds or a few more. */
 const LAG_MS = 1_500;
 const LEAST = 16;
 const MOST = 2_048;
@@ -23,7 +23,7 @@ export class AcceptLimit {
     this.#now = now;
   }
 
-  /** The limit now, 16 to 512. */
+  /** The limit now, 16 to 2,048. */
   get value(): number {
     const steps = (this.#now() - this.#steppedAt) / STEP_MS;
     if (steps >= 1) {
