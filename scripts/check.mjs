@@ -108,7 +108,8 @@ const steps = [
   {
     name: 'types',
     what: 'Types (tsc)',
-    passes: () => run('tsc', '-b'),
+    // The engines first: see the tsconfig.json of tests and bench for why they do not refer to it.
+    passes: () => run('tsc', '-b', 'scripts/engines') && run('tsc', '-b'),
     next: 'Mend the errors above; `npx tsc -b <workspace>` compiles one workspace and what it needs.',
   },
   {
