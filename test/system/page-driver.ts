@@ -59,6 +59,17 @@ export class Tab {
     await this.page.press('#text', 'Enter');
   }
 
+  /** Sends what is typed, and reloads the page while the browser is still busy with it. */
+  async sendAndReload(): Promise<void> {
+    await this.page.evaluate(() => {
+      setTimeout(() => {
+        document.querySelector<HTMLFormElement>('#composer')?.requestSubmit();
+        for (const end = performance.now() + 1_000; performance.now() < end; );
+      });
+    });
+    await this.page.reload();
+  }
+
   /** The shown messages of the other user, from top to bottom. */
   theirs(): Promise<string[]> {
     return this.page.locator('.theirs p').allTextContents();
@@ -82,7 +93,9 @@ export class Tab {
         shown = await this.theirs();
         return shown.length >= texts.length;
       },
-      { what: () => `${texts.length} messages; there are ${shown.length}` },
+      {
+        what: () => `${texts.length} messages; not shown: ${texts.filter((text) => !shown.includes(text)).join(', ')}`,
+      },
     );
     if (shown.join('\n') !== texts.join('\n'))
       throw new Error(`expected\n${texts.join('\n')}\nbut the page shows\n${shown.join('\n')}`);

@@ -114,6 +114,17 @@ describe('the page at /', () => {
     expect((await adas.mine()).map(({ text }) => text)).toEqual(texts);
   });
 
+  test('what is written in the moment of a reload is sent', async () => {
+    const [adas, bobs] = [await open(ada, bob), await open(bob, ada)];
+    const texts = Array.from({ length: 5 }, (_, i) => `message ${i + 1}`);
+    for (const text of texts) {
+      await adas.page.fill('#text', text);
+      await adas.sendAndReload();
+    }
+    await bobs.shows(texts);
+    await adas.ticks(...texts.map(() => 'read'));
+  });
+
   test('when the edge is killed both recover, and what was written meanwhile arrives once', async () => {
     const [adas, bobs] = [await open(ada, bob), await open(bob, ada)];
     const edge = mesh.process('edge');

@@ -68,6 +68,7 @@ export class Conversation {
       if (change.changed.some(({ pending }) => pending)) conversation.#outbox.pump();
     });
     const conversation = new Conversation(credentials, store, events);
+    await store.recover();
     return conversation;
   }
 

@@ -69,6 +69,7 @@ function ask(error?: string): void {
 function leave(): void {
   current?.close();
   current = undefined;
+  composer.enabled = false;
   clearTimeout(announcement);
   announcement = undefined;
   banner.hidden = true;
@@ -83,7 +84,6 @@ async function open(chosen: Credentials): Promise<void> {
   showPeer(chosen.peer);
   startScreen.hidden = true;
   chatScreen.hidden = false;
-  composer.enabled = true;
 
   let conversation: Conversation;
   try {
@@ -94,6 +94,7 @@ async function open(chosen: Credentials): Promise<void> {
     // Another conversation was opened meanwhile.
     if (credentials !== chosen) return conversation.close();
     current = conversation;
+    composer.enabled = true;
     await showEarlier(Number.POSITIVE_INFINITY);
   } catch {
     return ask(

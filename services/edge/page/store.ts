@@ -28,6 +28,9 @@ export interface Entry {
   readonly unread?: 1;
 }
 
+/** A message that is written here. */
+type Draft = Omit<Entry, 'seq'> & Required<Pick<Entry, 'clientMessageId'>>;
+
 /** A message from the server. */
 export type Arrival = Required<Pick<Entry, 'peer' | 'mine' | 'text' | 'atMs' | 'serverMessageId'>>;
 
@@ -49,6 +52,8 @@ export interface Change {
   readonly removed: number[];
 }
 
+/** A key of the tab's session storage. */
+const UNSTORED = 'chatmesh.unstored';
 const ENTRIES = 'entries';
 /** Keys of the indices; an entry without one of the fields is not in the index. */
 const INDICES = {
@@ -87,6 +92,11 @@ export class Store {
     return new Store(await answer(opening), me, onChange);
   }
 
+  /** Stores what this tab's last page was about to when it was left. */
+  async recover(): Promise<void> {
+    for (const draft of unstored()) if (draft.me === this.#me) await this.#add(draft);
+  }
+
   close(): void {
     this.#otherTabs.close();
     this.#database.close();
@@ -121,9 +131,12 @@ export class Store {
     return answer(this.#index('unread').getAll([this.#me, 1]));
   }
 
-  /** Keeps a message to be sent. */
+  /** Keeps a message to be sent, even if the page is left in this moment. */
   write(peer: string, text: string): Promise<void> {
-    return this.#write((tables) => tables.add(this.#draft(peer, text)));
+    const draft = this.#draft(peer, text);
+    // The database gives up what a page that goes away has begun to write; this is written at once and survives a reload.
+    keepUnstored([...unstored(), draft]);
+    return this.#add(draft);
   }
 
   /** Sends a failed message anew: as another message, since the server has settled the first. */
@@ -162,7 +175,18 @@ export class Store {
     });
   }
 
-  #draft(peer: string, text: string): Omit<Entry, 'seq'> {
+  /** Stores what was written, once. */
+  async #add(draft: Draft): Promise<void> {
+    try {
+      await this.#write(async (tables) => {
+        if (!(await tables.find('client', draft.clientMessageId))) await tables.add(draft);
+      });
+    } finally {
+      keepUnstored(unstored().filter(({ clientMessageId }) => clientMessageId !== draft.clientMessageId));
+    }
+  }
+
+  #draft(peer: string, text: string): Draft {
     const clientMessageId = crypto.randomUUID();
     return { me: this.#me, peer, mine: true, text, atMs: Date.now(), clientMessageId, status: 'sending', pending: 1 };
   }
@@ -227,13 +251,27 @@ async function settle(tables: Tables, outcome: Outcome): Promise<void> {
   if (!entry?.status) return;
   // A message to oneself can come back before its acceptance does: it is one message.
   if (accepted && accepted.seq !== entry.seq) await tables.remove(accepted.seq);
-  const { pending: _, ...kept } = entry;
+  const { pending, ...kept } = entry;
+  // A receipt can overtake the acceptance, or be all that comes after a reload. It does not say when the message was
+  // accepted, by which it is put in order; sending it again does.
+  const settled = acceptedAtMs !== undefined || status === 'failed';
   await tables.put({
     ...kept,
+    ...(pending && !settled && { pending }),
     ...(serverMessageId !== '' && { serverMessageId }),
     ...(acceptedAtMs !== undefined && { atMs: acceptedAtMs }),
     ...(RANK[status] > RANK[entry.status] && { status, ...(reason && { reason }) }),
   });
+}
+
+/** What was written in this tab and has yet to reach the database, oldest first. */
+function unstored(): Draft[] {
+  return JSON.parse(sessionStorage.getItem(UNSTORED) ?? '[]') as Draft[];
+}
+
+function keepUnstored(drafts: Draft[]): void {
+  if (drafts.length > 0) sessionStorage.setItem(UNSTORED, JSON.stringify(drafts));
+  else sessionStorage.removeItem(UNSTORED);
 }
 
 function answer<T>(request: IDBRequest<T>): Promise<T> {
