@@ -53,7 +53,7 @@ const CONNECT_DEADLINE_MS = 10_000;
 /** For one node to answer one request, before another one is asked. */
 const ATTEMPT_MS = 1_000;
 const FIRST_RECONNECT_MS = 500;
-const LAST_RECONNECT_MS = 5_000;
+const LAST_RECONNECT_MS = 2_000;
 
 /**
  * A session with a cluster: LOCAL_QUORUM for reads and writes, sent to a replica first, prepared. Every statement has to be
