@@ -2,6 +2,7 @@ export * from './abort.js';
 export * from './batcher.js';
 export * from './clock.js';
 export * from './config.js';
+export * from './departure.js';
 export * from './engine-times.js';
 export * from './errors.js';
 export * from './grpc/addresses.js';

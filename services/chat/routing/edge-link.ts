@@ -1,7 +1,7 @@
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import { type Push, type RouteResponse, RouteResponseSchema } from '@chatmesh/gen/chat/v1/router';
 import { PushWire, RouteResponseWire } from '@chatmesh/gen/wire/chat/v1/router';
-import type { MeshClock } from '@chatmesh/mesh';
+import { Departure, type MeshClock } from '@chatmesh/mesh';
 import type { Device } from './device.js';
 
 /** Where an edge's frames go. */
@@ -15,8 +15,12 @@ export interface FrameSink {
 /** An edge passes on the latest time it has heard; where routers' clocks differ, it is to have heard of each. */
 const TELL_TIME_MS = 1_000;
 
+/** A receipt goes with the next frame, or after this long. */
+const RECEIPT_MS = 4;
+
 /**
- * The router's end of the stream to one edge. What one turn of the event loop has to say to the edge becomes one frame.
+ * The router's end of the stream to one edge. What one turn of the event loop has to say to the edge becomes one frame, and
+ * receipts go along.
  */
 export class EdgeLink {
   readonly edgeId: string;
@@ -26,6 +30,7 @@ export class EdgeLink {
   readonly #clock: MeshClock;
   #frame: RouteResponse | undefined;
   #lastPush: Push | undefined;
+  readonly #departure = new Departure(() => this.#flush(), { laterMs: RECEIPT_MS });
   #closed = false;
   #wroteAt = 0;
   /** Sequences whose confirmations are recorded, and when that was. */
@@ -51,8 +56,8 @@ export class EdgeLink {
     if (performance.now() - this.#wroteAt >= TELL_TIME_MS) this.#out();
   }
 
-  /** Sends an encoded event to a session. */
-  push(session: number, event: Uint8Array, traceparent: string): void {
+  /** Sends an encoded event to a session, at the end of this turn of the event loop or a little later. */
+  push(session: number, event: Uint8Array, traceparent: string, when: 'soon' | 'later'): void {
     const last = this.#lastPush;
     if (last && last.event === event && last.traceparent === traceparent) {
       last.sessions.push(session);
@@ -62,7 +67,7 @@ export class EdgeLink {
     push.sessions = [session];
     push.event = event as Uint8Array<ArrayBuffer>;
     push.traceparent = traceparent;
-    this.#out().pushes.push(push);
+    (when === 'soon' ? this.#out() : this.#outLater()).pushes.push(push);
     this.#lastPush = push;
   }
 
@@ -141,6 +146,7 @@ export class EdgeLink {
   close(): void {
     this.#closed = true;
     this.#frame = undefined;
+    this.#departure.cancel();
   }
 
   #add<K extends 'attach' | 'close' | 'refused'>(field: K, init: object): void {
@@ -149,9 +155,15 @@ export class EdgeLink {
   }
 
   #out(): RouteResponse {
-    if (this.#frame) return this.#frame;
-    this.#frame = RouteResponseWire.create();
-    setImmediate(() => this.#flush());
+    this.#departure.soon();
+    this.#frame ??= RouteResponseWire.create();
+    return this.#frame;
+  }
+
+  /** The next frame, which nothing in it hurries. */
+  #outLater(): RouteResponse {
+    this.#departure.later();
+    this.#frame ??= RouteResponseWire.create();
     return this.#frame;
   }
 

@@ -274,7 +274,7 @@ export class Recipient {
     if (!device.session) return;
     delivery.attempts++;
     delivery.sentAtMs = nowMs;
-    device.session.link.push(device.session.number, tracked.payload, this.#followed(delivery, nowMs));
+    device.session.link.push(device.session.number, tracked.payload, this.#followed(delivery, nowMs), 'soon');
   }
 
   /** Goes on with a drain that waited for room or for its own rows. */
@@ -484,7 +484,8 @@ export class Recipient {
     device.window.set(tracked.id, delivery);
     device.cursor = position;
     this.#owner.transmitted(tracked);
-    session.link.push(session.number, tracked.payload, this.#followed(delivery, tracked.receivedAtMs));
+    const when = tracked.message ? 'soon' : 'later';
+    session.link.push(session.number, tracked.payload, this.#followed(delivery, tracked.receivedAtMs), when);
   }
 
   /** What the edge's step stands under; empty where the event is not followed. */

@@ -8,6 +8,7 @@ import type { VerifiedToken } from '../auth/token-verifier.js';
 import { CLOSE } from '../domain/close-codes.js';
 import { type ClientAction, clientMessageIdOf, parseFrame } from '../domain/frames.js';
 import { acceptedJson, CAUGHT_UP_JSON, errorJson, eventJson, goingAwayJson } from '../domain/json.js';
+import { textFrames } from '../domain/text-frames.js';
 import type { ClientSink, Session } from '../sessions/session.js';
 import type { SessionTable } from '../sessions/session-table.js';
 
@@ -151,7 +152,9 @@ class WebSocketSink implements ClientSink {
   readonly #client: WebSocket;
   readonly #socket: Duplex;
   readonly #deviceId: string;
-  #corked = false;
+  /** Of this turn; undefined when there are none. */
+  #frames: string[] | undefined;
+  #length = 0;
 
   constructor(client: WebSocket, socket: Duplex, deviceId: string) {
     this.#client = client;
@@ -160,7 +163,7 @@ class WebSocketSink implements ClientSink {
   }
 
   get bufferedBytes(): number {
-    return this.#client.bufferedAmount;
+    return this.#client.bufferedAmount + this.#length;
   }
 
   accepted(clientMessageId: string, serverMessageId: string, acceptedAtMs: number, deduplicated: boolean): void {
@@ -189,7 +192,7 @@ class WebSocketSink implements ClientSink {
   }
 
   close(code: number, reason: string): void {
-    this.#uncork();
+    this.#flush();
     this.pause(false);
     this.#client.close(code, reason);
     // A client that does not answer the close must not keep its socket.
@@ -202,19 +205,21 @@ class WebSocketSink implements ClientSink {
   }
 
   #write(frame: string): void {
-    if (this.#client.readyState !== this.#client.OPEN) return;
-    if (!this.#corked) {
-      this.#corked = true;
-      this.#socket.cork();
-      setImmediate(() => this.#uncork());
+    this.#length += frame.length;
+    if (this.#frames) {
+      this.#frames.push(frame);
+      return;
     }
-    this.#client.send(frame);
+    this.#frames = [frame];
+    setImmediate(() => this.#flush());
   }
 
-  #uncork(): void {
-    if (!this.#corked) return;
-    this.#corked = false;
-    this.#socket.uncork();
+  /** Beside the library, which would write each frame in two pieces; it writes nothing else but pings and the close. */
+  #flush(): void {
+    const frames = this.#frames;
+    this.#frames = undefined;
+    this.#length = 0;
+    if (frames && this.#client.readyState === this.#client.OPEN) this.#socket.write(textFrames(frames));
   }
 }
 

@@ -17,6 +17,7 @@ import {
   type BidiCall,
   type ClientOptions,
   createClient,
+  Departure,
   type Logger,
   type MeshClock,
   MeshError,
@@ -42,8 +43,10 @@ export interface UntakenConfirmation {
 /** Called once: with the router's answer, or with `unavailable` when the stream broke first. */
 export type SubmitAnswer = (result: SubmitResult | MeshError) => void;
 
-/** Nobody waits for an ack of a receipt: it goes with the next frame, or after this long. */
-const ACK_MS = 10;
+/** Nobody waits for a confirmation: it goes with the next frame, or after this long. */
+const CONFIRM_MS = 4;
+/** So many messages are a part of a window: a drain waits for them. */
+const MANY = 32;
 /** A router that has not said anything by then is tried again. */
 const HELLO_MS = 3_000;
 const FIRST_RECONNECT_MS = 50;
@@ -52,7 +55,7 @@ const LAST_RECONNECT_MS = 500;
 
 /**
  * The edge's stream to one router, reconnecting until it is closed. What one turn of the event loop has to say becomes
- * one frame, and acks of receipts go along. A confirmation is kept until the router says that it is durable.
+ * one frame, and confirmations go along. A confirmation is kept until the router says that it is durable.
  */
 export class RouterStream {
   readonly address: string;
@@ -65,13 +68,13 @@ export class RouterStream {
   #call: BidiCall<RouteResponse, RouteRequest> | undefined;
   #heard = false;
   #frame: RouteRequest | undefined;
-  /** A flush of the frame is due in this turn of the event loop. */
-  #flushing = false;
-  #ackTimer: NodeJS.Timeout | undefined;
+  readonly #departure = new Departure(() => this.#flush(), { laterMs: CONFIRM_MS });
   #nextRef = 1;
   #sequence = 0;
   /** Of the frame that is being filled. */
   #confirming: UntakenConfirmation[] = [];
+  /** Messages that it confirms. */
+  #confirmed = 0;
   #untaken: { sequence: number; confirmations: UntakenConfirmation[] }[] = [];
   #reconnectMs = FIRST_RECONNECT_MS;
   #timer: NodeJS.Timeout | undefined;
@@ -166,7 +169,8 @@ export class RouterStream {
 
   /** Passes on what a session's device has confirmed. */
   confirm(session: Session, status: MessageStatus, ids: string[]): void {
-    const { confirmations } = status === MessageStatus.UNSPECIFIED ? this.#outLater() : this.#out();
+    if (status !== MessageStatus.UNSPECIFIED) this.#confirmed += ids.length;
+    const { confirmations } = this.#confirmed >= MANY ? this.#out() : this.#outLater();
     const last = confirmations.at(-1);
     if (last && last.session === session.number && last.status === status) {
       last.ids.push(...ids);
@@ -200,7 +204,7 @@ export class RouterStream {
   close(): void {
     this.#closed = true;
     clearTimeout(this.#timer);
-    clearTimeout(this.#ackTimer);
+    this.#departure.cancel();
     this.#flush();
     this.#call?.end();
     this.#client.close();
@@ -208,30 +212,22 @@ export class RouterStream {
 
   /** The frame of this turn of the event loop. */
   #out(): RouteRequest {
-    if (!this.#flushing) {
-      this.#flushing = true;
-      setImmediate(() => this.#flush());
-    }
+    this.#departure.soon();
     this.#frame ??= RouteRequestWire.create();
     return this.#frame;
   }
 
   /** The next frame, which nothing in it hurries. */
   #outLater(): RouteRequest {
-    if (!this.#frame && !this.#ackTimer) {
-      this.#ackTimer = setTimeout(() => {
-        this.#ackTimer = undefined;
-        if (!this.#flushing) this.#flush();
-      }, ACK_MS).unref();
-    }
+    this.#departure.later();
     this.#frame ??= RouteRequestWire.create();
     return this.#frame;
   }
 
   #flush(): void {
-    this.#flushing = false;
     const frame = this.#frame;
     this.#frame = undefined;
+    this.#confirmed = 0;
     if (!frame) return;
     if (frame.confirmations.length > 0) {
       frame.sequence = ++this.#sequence;
@@ -261,6 +257,7 @@ export class RouterStream {
     this.#call = undefined;
     this.#heard = false;
     this.#frame = undefined;
+    this.#confirmed = 0;
     const untaken = [...this.#untaken.flatMap((batch) => batch.confirmations), ...this.#confirming];
     this.#untaken = [];
     this.#confirming = [];
