@@ -28,9 +28,12 @@ export class EdgeLink {
   readonly sessions = new Map<number, Device>();
   readonly #sink: FrameSink;
   readonly #clock: MeshClock;
-  #frame: RouteResponse | undefined;
+  readonly #out = new Departure<RouteResponse>({
+    begin: () => RouteResponseWire.create(),
+    depart: (frame) => this.#flush(frame),
+    laterMs: RECEIPT_MS,
+  });
   #lastPush: Push | undefined;
-  readonly #departure = new Departure(() => this.#flush(), { laterMs: RECEIPT_MS });
   #closed = false;
   #wroteAt = 0;
   /** Sequences whose confirmations are recorded, and when that was. */
@@ -53,7 +56,7 @@ export class EdgeLink {
 
   /** Tells the time when there has been nothing else to say for a while. */
   tellTime(): void {
-    if (performance.now() - this.#wroteAt >= TELL_TIME_MS) this.#out();
+    if (performance.now() - this.#wroteAt >= TELL_TIME_MS) this.#out.soon();
   }
 
   /** Sends an encoded event to a session, at the end of this turn of the event loop or a little later. */
@@ -67,7 +70,7 @@ export class EdgeLink {
     push.sessions = [session];
     push.event = event as Uint8Array<ArrayBuffer>;
     push.traceparent = traceparent;
-    (when === 'soon' ? this.#out() : this.#outLater()).pushes.push(push);
+    this.#out[when]().pushes.push(push);
     this.#lastPush = push;
   }
 
@@ -76,7 +79,7 @@ export class EdgeLink {
     const push = PushWire.create();
     push.sessions = [session];
     push.caughtUp = true;
-    this.#out().pushes.push(push);
+    this.#out.soon().pushes.push(push);
     this.#lastPush = push;
   }
 
@@ -88,7 +91,7 @@ export class EdgeLink {
 
   /** Tells the edge that somebody else owns a session's user now. What the device confirms until it is attached there is late. */
   disown(session: number): void {
-    const frame = this.#out();
+    const frame = this.#out.soon();
     // The edge takes what is released for older than what is attached.
     frame.attach = frame.attach.filter((attach) => attach.session !== session);
     frame.released.push(session);
@@ -112,7 +115,7 @@ export class EdgeLink {
 
   /** Answers a submit. */
   answer(result: RouteResponse['submitResults'][number]): void {
-    this.#out().submitResults.push(result);
+    this.#out.soon().submitResults.push(result);
   }
 
   /** Notes that every confirmation up to `sequence` is recorded. */
@@ -128,50 +131,34 @@ export class EdgeLink {
   /** Tells the edge that it may forget the confirmations up to `sequence`. */
   forgetThrough(sequence: number): void {
     this.#recorded = this.#recorded.filter((recorded) => recorded.sequence > sequence);
-    this.#out().confirmedSequence = sequence;
+    this.#out.soon().confirmedSequence = sequence;
   }
 
   /** Says that this router takes no more messages. */
   leave(): void {
-    this.#out().leaving = true;
+    this.#out.soon().leaving = true;
   }
 
   /** Says what is left and ends the stream: the edge goes on elsewhere. */
   end(): void {
-    this.#flush();
+    this.#out.now();
     if (!this.#closed) this.#sink.end();
   }
 
   /** The stream is gone: nothing is sent any more. */
   close(): void {
     this.#closed = true;
-    this.#frame = undefined;
-    this.#departure.cancel();
+    this.#out.discard();
   }
 
   #add<K extends 'attach' | 'close' | 'refused'>(field: K, init: object): void {
     const part = create(RouteResponseSchema, { [field]: [init] } as MessageInitShape<typeof RouteResponseSchema>);
-    (this.#out()[field] as unknown[]).push(...part[field]);
+    (this.#out.soon()[field] as unknown[]).push(...part[field]);
   }
 
-  #out(): RouteResponse {
-    this.#departure.soon();
-    this.#frame ??= RouteResponseWire.create();
-    return this.#frame;
-  }
-
-  /** The next frame, which nothing in it hurries. */
-  #outLater(): RouteResponse {
-    this.#departure.later();
-    this.#frame ??= RouteResponseWire.create();
-    return this.#frame;
-  }
-
-  #flush(): void {
-    const frame = this.#frame;
-    this.#frame = undefined;
+  #flush(frame: RouteResponse): void {
     this.#lastPush = undefined;
-    if (frame && !this.#closed) this.#write(frame);
+    if (!this.#closed) this.#write(frame);
   }
 
   #write(frame: RouteResponse): void {

@@ -53,6 +53,14 @@ const FIRST_RECONNECT_MS = 50;
 /** A router that is back is to be found before the next one goes. */
 const LAST_RECONNECT_MS = 500;
 
+/** What goes to the router next. */
+interface Outgoing {
+  readonly frame: RouteRequest;
+  /** What it confirms, and how many messages are among that. */
+  confirmations: UntakenConfirmation[];
+  messages: number;
+}
+
 /**
  * The edge's stream to one router, reconnecting until it is closed. What one turn of the event loop has to say becomes
  * one frame, and confirmations go along. A confirmation is kept until the router says that it is durable.
@@ -67,14 +75,13 @@ export class RouterStream {
   readonly #answers = new Map<number, SubmitAnswer>();
   #call: BidiCall<RouteResponse, RouteRequest> | undefined;
   #heard = false;
-  #frame: RouteRequest | undefined;
-  readonly #departure = new Departure(() => this.#flush(), { laterMs: CONFIRM_MS });
+  readonly #out = new Departure<Outgoing>({
+    begin: () => ({ frame: RouteRequestWire.create(), confirmations: [], messages: 0 }),
+    depart: (outgoing) => this.#send(outgoing),
+    laterMs: CONFIRM_MS,
+  });
   #nextRef = 1;
   #sequence = 0;
-  /** Of the frame that is being filled. */
-  #confirming: UntakenConfirmation[] = [];
-  /** Messages that it confirms. */
-  #confirmed = 0;
   #untaken: { sequence: number; confirmations: UntakenConfirmation[] }[] = [];
   #reconnectMs = FIRST_RECONNECT_MS;
   #timer: NodeJS.Timeout | undefined;
@@ -100,7 +107,7 @@ export class RouterStream {
 
   /** Nothing waits for the router's word. */
   get settled(): boolean {
-    return this.#answers.size === 0 && this.#untaken.length === 0 && !this.#frame;
+    return this.#answers.size === 0 && this.#untaken.length === 0 && !this.#out.gathered;
   }
 
   /** Opens the stream and keeps it open. */
@@ -141,7 +148,7 @@ export class RouterStream {
     submit.ref = this.#nextRef;
     this.#nextRef = this.#nextRef === 0xffffffff ? 1 : this.#nextRef + 1;
     this.#answers.set(submit.ref, answer);
-    this.#out().submits.push(submit);
+    this.#out.soon().frame.submits.push(submit);
   }
 
   /** Announces a session. */
@@ -151,12 +158,12 @@ export class RouterStream {
     opened.userId = session.userId;
     opened.deviceId = session.deviceId;
     opened.reopened = reopened;
-    this.#out().openedSessions.push(opened);
+    this.#out.soon().frame.openedSessions.push(opened);
   }
 
   /** Says that a session has ended. */
   closeSession(session: Session): void {
-    this.#out().closedSessions.push(session.number);
+    this.#out.soon().frame.closedSessions.push(session.number);
   }
 
   /** Answers an attach. */
@@ -164,13 +171,15 @@ export class RouterStream {
     const result = AttachResultWire.create();
     result.session = session;
     result.attached = attached;
-    this.#out().attachResults.push(result);
+    this.#out.soon().frame.attachResults.push(result);
   }
 
   /** Passes on what a session's device has confirmed. */
   confirm(session: Session, status: MessageStatus, ids: string[]): void {
-    if (status !== MessageStatus.UNSPECIFIED) this.#confirmed += ids.length;
-    const { confirmations } = this.#confirmed >= MANY ? this.#out() : this.#outLater();
+    const outgoing = this.#out.later();
+    if (status !== MessageStatus.UNSPECIFIED) outgoing.messages += ids.length;
+    if (outgoing.messages >= MANY) this.#out.soon();
+    const { confirmations } = outgoing.frame;
     const last = confirmations.at(-1);
     if (last && last.session === session.number && last.status === status) {
       last.ids.push(...ids);
@@ -181,7 +190,7 @@ export class RouterStream {
     confirmation.status = status;
     confirmation.ids = [...ids];
     confirmations.push(confirmation);
-    this.#confirming.push({ session, status, ids: confirmation.ids });
+    outgoing.confirmations.push({ session, status, ids: confirmation.ids });
   }
 
   /** Takes back what these sessions confirmed and the router has not reported to be durable: it is another router's affair now. */
@@ -196,7 +205,8 @@ export class RouterStream {
       sequence,
       confirmations: confirmations.filter(keep),
     }));
-    this.#confirming = this.#confirming.filter(keep);
+    const { gathered } = this.#out;
+    if (gathered) gathered.confirmations = gathered.confirmations.filter(keep);
     return back;
   }
 
@@ -204,35 +214,15 @@ export class RouterStream {
   close(): void {
     this.#closed = true;
     clearTimeout(this.#timer);
-    this.#departure.cancel();
-    this.#flush();
+    this.#out.now();
     this.#call?.end();
     this.#client.close();
   }
 
-  /** The frame of this turn of the event loop. */
-  #out(): RouteRequest {
-    this.#departure.soon();
-    this.#frame ??= RouteRequestWire.create();
-    return this.#frame;
-  }
-
-  /** The next frame, which nothing in it hurries. */
-  #outLater(): RouteRequest {
-    this.#departure.later();
-    this.#frame ??= RouteRequestWire.create();
-    return this.#frame;
-  }
-
-  #flush(): void {
-    const frame = this.#frame;
-    this.#frame = undefined;
-    this.#confirmed = 0;
-    if (!frame) return;
+  #send({ frame, confirmations }: Outgoing): void {
     if (frame.confirmations.length > 0) {
       frame.sequence = ++this.#sequence;
-      this.#untaken.push({ sequence: frame.sequence, confirmations: this.#confirming });
-      this.#confirming = [];
+      this.#untaken.push({ sequence: frame.sequence, confirmations });
     }
     if (!this.connected) return;
     frame.notBeforeMs = BigInt(this.#clock.heardMs);
@@ -256,11 +246,9 @@ export class RouterStream {
     const wasConnected = this.#heard;
     this.#call = undefined;
     this.#heard = false;
-    this.#frame = undefined;
-    this.#confirmed = 0;
-    const untaken = [...this.#untaken.flatMap((batch) => batch.confirmations), ...this.#confirming];
+    const unsent = this.#out.discard()?.confirmations ?? [];
+    const untaken = [...this.#untaken.flatMap((batch) => batch.confirmations), ...unsent];
     this.#untaken = [];
-    this.#confirming = [];
     const answers = [...this.#answers.values()];
     this.#answers.clear();
     for (const answer of answers) answer(unavailable());

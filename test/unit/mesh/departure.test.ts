@@ -5,9 +5,10 @@ describe('a departure', () => {
   jest.useFakeTimers({ doNotFake: ['performance'] });
   afterEach(() => jest.clearAllTimers());
 
-  function departures(): { departure: Departure; count: () => number } {
-    let count = 0;
-    return { departure: new Departure(() => count++, { laterMs: 4 }), count: () => count };
+  function departures(): { departure: Departure<string[]>; count: () => number; sent: string[][] } {
+    const sent: string[][] = [];
+    const departure = new Departure<string[]>({ begin: () => [], depart: (words) => sent.push(words), laterMs: 4 });
+    return { departure, count: () => sent.length, sent };
   }
 
   test('happens once at the end of the turn, however often it is asked for', () => {
@@ -32,18 +33,32 @@ describe('a departure', () => {
   });
 
   test('that does not hurry happens with one that does', () => {
-    const { departure, count } = departures();
-    departure.later();
-    departure.soon();
+    const { departure, count, sent } = departures();
+    departure.later().push('first');
+    departure.soon().push('second');
     jest.advanceTimersByTime(0);
     expect(count()).toBe(1);
+    expect(sent).toEqual([['first', 'second']]);
   });
 
-  test('does not happen by itself once it is cancelled', () => {
+  test('does not happen by itself once what was gathered is discarded', () => {
     const { departure, count } = departures();
-    departure.later();
-    departure.cancel();
+    departure.later().push('word');
+    expect(departure.gathered).toEqual(['word']);
+    expect(departure.discard()).toEqual(['word']);
+    expect(departure.gathered).toBeUndefined();
     jest.advanceTimersByTime(100);
     expect(count()).toBe(0);
+  });
+
+  test('happens at once when that is asked for, and not without anything', () => {
+    const { departure, count } = departures();
+    departure.now();
+    expect(count()).toBe(0);
+    departure.soon();
+    departure.now();
+    expect(count()).toBe(1);
+    jest.advanceTimersByTime(100);
+    expect(count()).toBe(1);
   });
 });
