@@ -3,8 +3,14 @@ import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
 
 /** Below the ports that systems give to outgoing connections: nobody gets a server's port while that server is down. */
-const PORTS = { first: 20_000, count: 10_000 };
-const TRIES = 100;
+const FIRST_PORT = 20_000;
+/**
+ * Each process looks at a stretch of its own, so that two that look at the same time, or while a server of the other is down,
+ * do not find the same port.
+ */
+const STRETCHES = 100;
+const STRETCH = 100;
+let looked = Math.floor(Math.random() * STRETCH);
 
 /**
  * Whether somebody could listen there now.
@@ -34,8 +40,8 @@ export async function isFree(host, port) {
  * @throws Error when none is found, as where an address is not this machine's
  */
 export async function freePort(hosts) {
-  for (let tries = 0; tries < TRIES; tries += 1) {
-    const port = PORTS.first + Math.floor(Math.random() * PORTS.count);
+  for (let tries = 0; tries < STRETCH; tries += 1) {
+    const port = FIRST_PORT + (process.pid % STRETCHES) * STRETCH + (looked++ % STRETCH);
     const free = await Promise.all(hosts.map((host) => isFree(host, port)));
     if (free.every(Boolean)) return port;
   }

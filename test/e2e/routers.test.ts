@@ -15,7 +15,8 @@ import { freePorts } from '#engines';
 import { type TestUser, until } from '../mesh.js';
 import { Speaker } from '../speaker.js';
 
-const USERS = 6;
+/** So many that each router has some: half of all keys are a router's. */
+const USERS = 16;
 /** Messages that have to flow before and after each change. */
 const ENOUGH = 200;
 /** A confirmation takes effect within a second. */

@@ -185,6 +185,11 @@ describe('the rules of the wire contract', () => {
     const { bob, a } = await pair();
     const id = a.message(bob, 'too late');
     const { server_message_id } = await a.answer(id);
+    // It is accepted before it is in the inbox, under the week in which that happens.
+    const { inbox } = mesh.chat.owner;
+    await until(async () => (await inbox.page(bob.userId, bob.deviceId, undefined, 1)).length === 1, {
+      what: 'the message in the inbox',
+    });
     aheadMs = 364 * DAY_MS;
     await mesh.chat.sweeper.sweep();
     await a.answer(a.message(bob, 'in time'));

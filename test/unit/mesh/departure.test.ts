@@ -1,9 +1,9 @@
 import { Departure } from '@chatmesh/mesh';
-import { afterEach, describe, expect, jest, test } from '@jest/globals';
+import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals';
 
 describe('a departure', () => {
-  jest.useFakeTimers({ doNotFake: ['performance'] });
-  afterEach(() => jest.clearAllTimers());
+  beforeEach(() => void jest.useFakeTimers());
+  afterEach(() => void jest.useRealTimers());
 
   function departures(): { departure: Departure<string[]>; count: () => number; sent: string[][] } {
     const sent: string[][] = [];
