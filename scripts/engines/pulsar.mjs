@@ -107,6 +107,7 @@ export const BOOKIE = {
   listeningInterface: loopback(),
   allowLoopback: true,
   journalSyncData: true,
+  journalFlushWhenQueueEmpty: true,
   journalMaxSizeMB: 64,
   journalPreAllocSizeMB: 4,
   ledgerStorageClass: 'org.apache.bookkeeper.bookie.storage.ldb.DbLedgerStorage',
