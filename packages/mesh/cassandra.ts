@@ -43,14 +43,14 @@ export interface PartitionWrite {
  * unlogged_batch_across_partitions_warn_threshold), and of batches of more than 5 KiB, where ten status rows have two.
  */
 const JOINED = 10;
-const READ_DEADLINE_MS = 1_500;
-const WRITE_DEADLINE_MS = 2_000;
+/** A node under full load may take a second; whoever waits longer is better told to come again. */
+const DEADLINE_MS = 3_000;
 /** Of all requests together; what a node's one connection carries (2,048) is more. */
 const MAX_IN_FLIGHT = 1_024;
 /** A read that takes longer than most is sent to a second replica as well. */
 const SPECULATIVE_AFTER_MS = 100;
 const CONNECT_DEADLINE_MS = 10_000;
-/** For one node to answer one request, before another one is asked. */
+/** For one node to answer one request, before another one is asked, where there is one. */
 const ATTEMPT_MS = 1_000;
 const FIRST_RECONNECT_MS = 500;
 const LAST_RECONNECT_MS = 2_000;
@@ -77,8 +77,8 @@ export class Cassandra implements AsyncDisposable {
     this.keyspace = options.keyspace;
     this.#client = client;
     this.#localDatacenter = options.localDatacenter;
-    this.#readDeadlineMs = options.readDeadlineMs ?? READ_DEADLINE_MS;
-    this.#writeDeadlineMs = options.writeDeadlineMs ?? WRITE_DEADLINE_MS;
+    this.#readDeadlineMs = options.readDeadlineMs ?? DEADLINE_MS;
+    this.#writeDeadlineMs = options.writeDeadlineMs ?? DEADLINE_MS;
     this.#reads = engineOperation(metrics, 'cassandra', 'read');
     this.#writes = engineOperation(metrics, 'cassandra', 'write');
   }
@@ -108,7 +108,7 @@ export class Cassandra implements AsyncDisposable {
     const rows: Row[] = [];
     let pageState: Buffer | undefined;
     do {
-      const options = { ...REQUEST, ...(pageState && { pageState }) };
+      const options = { ...this.#request(this.#readDeadlineMs), ...(pageState && { pageState }) };
       const result = await this.#reads.time(() =>
         this.#within(this.#readDeadlineMs, (client) => client.execute(cql, params as unknown[], options)),
       );
@@ -122,12 +122,13 @@ export class Cassandra implements AsyncDisposable {
   async write(...statements: readonly Statement[]): Promise<void> {
     const [first] = statements;
     if (!first) return;
+    const request = this.#request(this.#writeDeadlineMs);
     const send = (client: Client) =>
       statements.length === 1
-        ? client.execute(first.cql, first.params as unknown[], REQUEST)
+        ? client.execute(first.cql, first.params as unknown[], request)
         : client.batch(
             statements.map(({ cql, params }) => ({ query: cql, params: params as unknown[] })),
-            { ...REQUEST, logged: false },
+            { ...request, logged: false },
           );
     await this.#writes.time(() => this.#within(this.#writeDeadlineMs, send));
   }
@@ -214,6 +215,11 @@ export class Cassandra implements AsyncDisposable {
   #nodes(): Host[] {
     const nodes = this.#client.hosts.values().filter((host) => host.datacenter === this.#localDatacenter);
     return nodes.sort((a, b) => (a.address < b.address ? -1 : 1));
+  }
+
+  /** A single node has the whole deadline: an attempt that ends before has nobody else to turn to. */
+  #request(deadlineMs: number) {
+    return { ...REQUEST, readTimeout: this.#client.hosts.length === 1 ? deadlineMs : ATTEMPT_MS };
   }
 
   async #within<T>(deadlineMs: number, request: (client: Client) => Promise<T>): Promise<T> {
