@@ -1,5 +1,5 @@
-import { readFileSync } from 'node:fs';
 import { Client, type ClientOptions, type ExecutionOptions, type Host, policies, types } from 'cassandra-driver';
+import { readCa } from './ca-file.js';
 import { meshErrorOf, refusal, unavailable } from './cassandra-errors.js';
 import { type EngineOperation, engineOperation } from './engine-times.js';
 import { MeshError } from './errors.js';
@@ -246,7 +246,7 @@ function schemaRequest(host: Host | undefined) {
 
 function clientOptions(options: CassandraOptions): ClientOptions {
   const { contactPoints, localDatacenter, keyspace, username, password, tlsCaFile, rack } = options;
-  const ca = readCa(tlsCaFile);
+  const ca = tlsCaFile === undefined ? undefined : readCa(tlsCaFile, 'SCYLLA_TLS_CA');
   return {
     contactPoints: [...contactPoints],
     localDataCenter: localDatacenter,
@@ -268,15 +268,6 @@ function clientOptions(options: CassandraOptions): ClientOptions {
       speculativeExecution: new SpeculativeReads(SPECULATIVE_AFTER_MS, 1),
     },
   };
-}
-
-function readCa(file: string | undefined): Buffer | undefined {
-  if (file === undefined) return undefined;
-  try {
-    return readFileSync(file);
-  } catch (cause) {
-    throw new MeshError('failed_precondition', `SCYLLA_TLS_CA cannot be read: ${(cause as Error).message}`, { cause });
-  }
 }
 
 /** A promise that fails as late after so many milliseconds, unless `done` is called. */

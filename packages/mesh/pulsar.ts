@@ -1,4 +1,9 @@
+import { once } from 'node:events';
+import { type IncomingMessage, request as requestPlain } from 'node:http';
+import { request as requestEncrypted } from 'node:https';
+import { text } from 'node:stream/consumers';
 import type * as Pulsar from 'pulsar-client';
+import { readCa } from './ca-file.js';
 import { type EngineOperation, engineOperation } from './engine-times.js';
 import { MeshError } from './errors.js';
 import { type Logger, Metrics } from './observe.js';
@@ -45,6 +50,8 @@ const RECEIVER_QUEUE = 500;
 const RECEIVER_QUEUE_ALL = 10_000;
 const BATCH_RECEIVE = { maxNumMessages: 500, maxNumBytes: 1024 * 1024, timeoutMs: 1 };
 const ADMIN_TIMEOUT_MS = 15_000;
+const TEMPORARY_REDIRECT = 307;
+const MAX_REDIRECTS = 5;
 /** The client's numbers for its log levels. */
 const WARN = 2;
 const ERROR = 3;
@@ -83,9 +90,16 @@ export class PulsarClient {
     );
   }
 
-  /** The partitions of a topic by name, in order; the topic itself where it has none. @throws MeshError */
+  /**
+   * The partitions of a topic by name, in order; the topic itself where it has none, and nothing where its namespace is
+   * missing.
+   *
+   * @throws MeshError
+   */
   async partitionsOf(topic: string): Promise<string[]> {
-    return await this.#client.getPartitionsForTopic(topic).catch(raise);
+    return await this.#client
+      .getPartitionsForTopic(topic)
+      .catch((error) => (/TopicNotFound/.test(String(error)) ? [] : raise(error)));
   }
 
   /** A producer for one topic without partitions, or one partition. @throws MeshError */
@@ -261,24 +275,36 @@ function raise(error: unknown): never {
   throw new MeshError('unavailable', `Pulsar: ${text}`, { cause: error });
 }
 
+interface Reply {
+  readonly status: number;
+  readonly text: string;
+}
+
 /** Prepares a cluster through its HTTP interface; everything may be done again. */
 export class PulsarAdmin {
   readonly #url: string;
   readonly #token: string | undefined;
+  readonly #ca: Buffer | undefined;
 
-  constructor({ url, token }: { url: string; token: string | undefined }) {
+  /** @throws MeshError `failed_precondition` when the file with the authorities cannot be read. */
+  constructor({ url, token, tlsCaFile }: Pick<PulsarOptions, 'token' | 'tlsCaFile'> & { readonly url: string }) {
     this.#url = url.replace(/\/$/, '');
     this.#token = token;
+    this.#ca = tlsCaFile === undefined ? undefined : readCa(tlsCaFile, 'PULSAR_TLS_CA');
   }
 
   /**
    * Makes a namespace, and sets what the log relies on: a producer that sends again after a lost connection is not stored
-   * twice, and a full backlog refuses messages instead of holding up whoever sends.
+   * twice, a full backlog refuses messages instead of holding up whoever sends, and what was acknowledged stays for so
+   * many hours.
    *
    * @param namespace `tenant/name`.
    * @throws MeshError `unavailable` or `failed_precondition`
    */
-  async prepareNamespace(namespace: string, { backlogBytes }: { backlogBytes: number }): Promise<void> {
+  async prepareNamespace(
+    namespace: string,
+    { backlogBytes, retentionHours }: { backlogBytes: number; retentionHours: number },
+  ): Promise<void> {
     const [tenant = ''] = namespace.split('/');
     const clusters = (await this.#call('GET', '/clusters')) as string[];
     await this.#create(`/tenants/${tenant}`, { allowedClusters: clusters, adminRoles: [] });
@@ -287,6 +313,11 @@ export class PulsarAdmin {
     await this.#call('POST', `/namespaces/${namespace}/backlogQuota?backlogQuotaType=destination_storage`, {
       limitSize: backlogBytes,
       policy: 'producer_exception',
+    });
+    await this.#call('POST', `/namespaces/${namespace}/retention`, {
+      retentionTimeInMinutes: retentionHours * 60,
+      // Without a limit; both 0 is nothing.
+      retentionSizeInMB: retentionHours === 0 ? 0 : -1,
     });
   }
 
@@ -335,25 +366,35 @@ export class PulsarAdmin {
   }
 
   async #call(method: string, path: string, body?: unknown, accepted: readonly number[] = []): Promise<unknown> {
-    let response: Response;
-    try {
-      response = await fetch(`${this.#url}/admin/v2${path}`, {
-        method,
-        signal: AbortSignal.timeout(ADMIN_TIMEOUT_MS),
-        headers: { 'content-type': 'application/json', ...(this.#token && { authorization: `Bearer ${this.#token}` }) },
-        ...(body !== undefined && { body: JSON.stringify(body) }),
-      });
-    } catch (cause) {
-      throw new MeshError('unavailable', `Pulsar's admin interface does not answer`, { cause });
-    }
-    const text = await response.text();
-    if (response.ok) return text === '' ? undefined : JSON.parse(text);
-    if (accepted.includes(response.status)) return undefined;
-    const kind = response.status >= 500 ? 'unavailable' : 'failed_precondition';
+    const payload = body === undefined ? undefined : JSON.stringify(body);
+    const { status, text } = await this.#ask(method, `${this.#url}/admin/v2${path}`, payload).catch((cause) => {
+      throw new MeshError('unavailable', `Pulsar's admin interface does not answer: ${cause.message}`, { cause });
+    });
+    if (status >= 200 && status < 300) return text === '' ? undefined : JSON.parse(text);
+    if (accepted.includes(status)) return undefined;
+    const kind = status >= 500 ? 'unavailable' : 'failed_precondition';
     throw new MeshError(
       kind,
-      `Pulsar's admin interface refuses ${method} ${path} with ${response.status}: ${text.slice(0, 200)}`,
+      `Pulsar's admin interface refuses ${method} ${path} with ${status}: ${text.slice(0, 200)}`,
     );
+  }
+
+  /** Not by fetch: it takes no authority of one's own, and brings no token to the broker that another one names. */
+  async #ask(method: string, url: string, body: string | undefined, redirects = 0): Promise<Reply> {
+    const request = url.startsWith('https:') ? requestEncrypted : requestPlain;
+    const asking = request(url, {
+      method,
+      signal: AbortSignal.timeout(ADMIN_TIMEOUT_MS),
+      headers: { 'content-type': 'application/json', ...(this.#token && { authorization: `Bearer ${this.#token}` }) },
+      ...(this.#ca && { ca: this.#ca }),
+    });
+    asking.end(body);
+    const [response] = (await once(asking, 'response')) as [IncomingMessage];
+    const reply = { status: response.statusCode ?? 0, text: await text(response) };
+    const { location } = response.headers;
+    // A topic is the affair of one broker, and the others say which.
+    if (reply.status !== TEMPORARY_REDIRECT || !location || redirects === MAX_REDIRECTS) return reply;
+    return this.#ask(method, new URL(location, url).href, body, redirects + 1);
   }
 }
 

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { Cluster, Command, Redis } from 'ioredis';
+import { readCa } from './ca-file.js';
 import { type EngineOperation, engineOperation } from './engine-times.js';
 import { MeshError } from './errors.js';
 import { type Logger, Metrics } from './observe.js';
@@ -282,7 +283,7 @@ function commonOptions({ username, password, tls, caFile }: RedisConfig) {
   return {
     ...(username !== undefined && { username }),
     ...(password !== undefined && { password }),
-    ...(tls && { tls: caFile === undefined ? {} : { ca: readCa(caFile) } }),
+    ...(tls && { tls: caFile === undefined ? {} : { ca: readCa(caFile, 'REDIS_CA_FILE') } }),
     connectionName: 'chatmesh',
     lazyConnect: true,
     enableAutoPipelining: true,
@@ -295,15 +296,6 @@ function commonOptions({ username, password, tls, caFile }: RedisConfig) {
     // After a failover the connection may lead to what is a replica now.
     reconnectOnError: (error: Error) => startsWith(error, 'READONLY'),
   };
-}
-
-function readCa(file: string): Buffer {
-  try {
-    return readFileSync(file);
-  } catch (error) {
-    const reason = (error as NodeJS.ErrnoException).code ?? 'an error';
-    throw new MeshError('failed_precondition', `REDIS_CA_FILE=${file} cannot be read (${reason})`);
-  }
 }
 
 function hostAndPort(address: string): { host: string; port: number } {

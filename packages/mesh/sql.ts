@@ -1,6 +1,6 @@
-import { readFileSync } from 'node:fs';
 import { Pool, type PoolClient, type PoolConfig } from 'pg';
 import { sleep } from './abort.js';
+import { readCa } from './ca-file.js';
 import { type EngineOperation, engineOperation } from './engine-times.js';
 import { MeshError } from './errors.js';
 import { type Logger, Metrics } from './observe.js';
@@ -235,21 +235,11 @@ export function reasonOf(error: unknown): string {
 
 function tlsOf({ sslMode }: PostgresTarget, caFile: string | undefined): PoolConfig['ssl'] {
   if (sslMode === 'disable') return false;
-  const ca = caFile === undefined ? undefined : readCa(caFile);
+  const ca = caFile === undefined ? undefined : readCa(caFile, 'DATABASE_TLS_CA');
   return {
     ...(ca !== undefined && { ca }),
     // libpq: with an authority at hand, `require` verifies the chain as well.
     rejectUnauthorized: sslMode !== 'require' || ca !== undefined,
     ...(sslMode !== 'verify-full' && { checkServerIdentity: () => undefined }),
   };
-}
-
-function readCa(file: string): string {
-  try {
-    return readFileSync(file, 'utf8');
-  } catch (cause) {
-    throw new MeshError('failed_precondition', `DATABASE_TLS_CA=${file} cannot be read: ${(cause as Error).message}`, {
-      cause,
-    });
-  }
 }

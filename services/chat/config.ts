@@ -43,6 +43,8 @@ export interface PulsarConfig {
   readonly partitions: number;
   /** What may wait in a partition before messages for it are refused, bytes; the broker refuses everything at twice that. */
   readonly backlogBytes: number;
+  /** For so long the log keeps what was acknowledged; with 0 it goes at once. */
+  readonly retentionHours: number;
   /** 0 to 255; the positions of a higher one come after all of a lower one. */
   readonly epoch: number;
 }
@@ -91,6 +93,7 @@ function readPulsar(env: EnvReader): PulsarConfig | undefined {
     tlsCaFile: env.optional('PULSAR_TLS_CA'),
     partitions: env.int('PULSAR_PARTITIONS', 16, { min: 1, max: 4096 }),
     backlogBytes: env.int('PULSAR_BACKLOG_BYTES', 10 * 1024 ** 3, { min: 1024 ** 2, max: 10 ** 15 - 1 }),
+    retentionHours: env.int('PULSAR_RETENTION_HOURS', 0, { min: 0, max: 8_760 }),
     epoch: env.int('PULSAR_EPOCH', 0, { min: 0, max: 255 }),
   };
   if (!/^[\w.-]+\/[\w.-]+$/.test(config.namespace)) {

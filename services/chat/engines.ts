@@ -158,7 +158,7 @@ async function openPulsar(
   const client = await PulsarClient.create({ ...config, logger, metrics });
   try {
     const topic = (name: string) => topicOf(config, name);
-    const admin = new PulsarAdmin({ url: config.adminUrl, token: config.token });
+    const admin = new PulsarAdmin({ ...config, url: config.adminUrl });
     const { epoch } = config;
     const limit = { admin, maxBytes: config.backlogBytes };
     const log = await PulsarMessageLog.open(client, { topic: topic(EVENTS_TOPIC), epoch, backlog: limit, logger });
@@ -218,8 +218,9 @@ function topicOf({ namespace }: PulsarConfig, name: string): string {
 export async function migrateLog(config: PulsarConfig): Promise<string> {
   const { PulsarAdmin } = await import('@chatmesh/mesh/pulsar');
   const { SUBSCRIPTION } = await import('./stores/pulsar-message-log.js');
-  const admin = new PulsarAdmin({ url: config.adminUrl, token: config.token });
-  await admin.prepareNamespace(config.namespace, { backlogBytes: config.backlogBytes * HARD_LIMIT });
+  const admin = new PulsarAdmin({ ...config, url: config.adminUrl });
+  const { backlogBytes, retentionHours } = config;
+  await admin.prepareNamespace(config.namespace, { backlogBytes: backlogBytes * HARD_LIMIT, retentionHours });
   const topic = (name: string) => topicOf(config, name);
   const prepare = (name: string, partitions: number) =>
     admin.prepareTopic(topic(name), { partitions, subscription: SUBSCRIPTION });

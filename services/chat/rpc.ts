@@ -56,13 +56,9 @@ export function routerRpc({ clock, ingress, owner, directory, log }: RpcDeps): S
         clock.hear(Number(request.notBeforeMs));
         if (request.confirmations.length > 0) {
           const durable = owner.confirm(edge, request.confirmations);
-          durable.catch(() => {});
-          confirmed = confirmed
-            .then(() => durable)
-            .then(
-              () => edge.recordedThrough(request.sequence, owner.now()),
-              () => {},
-            );
+          // What follows one that did not become durable is not reported either: the edge forgets everything up to a number.
+          confirmed = Promise.all([confirmed, durable]).then(() => edge.recordedThrough(request.sequence, owner.now()));
+          confirmed.catch(() => {});
         }
         for (const { session, attached } of request.attachResults) {
           const device = edge.sessions.get(session);

@@ -31,7 +31,7 @@ export const pulsarMessageLog: LogEngine = {
   },
   async place() {
     const topic = `persistent://${NAMESPACE}/log-${randomUUID()}`;
-    await admin().prepareNamespace(NAMESPACE, { backlogBytes: 1024 ** 3 });
+    await admin().prepareNamespace(NAMESPACE, { backlogBytes: 1024 ** 3, retentionHours: 0 });
     await admin().prepareTopic(topic, { partitions: PARTITIONS, subscription: 'routers' });
     return { location: topic, remove: () => admin().deleteTopic(topic) };
   },

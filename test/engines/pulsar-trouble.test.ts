@@ -71,12 +71,16 @@ describe('a router and Pulsar', () => {
     expect(router.ready).toBe(true);
   });
 
-  test('that is not prepared: one sentence says what to run', async () => {
-    await admin.prepareNamespace(namespace, { backlogBytes: 1024 ** 3 });
-    const error = await failure((await create()).start());
-    expect(error.kind).toBe('failed_precondition');
-    expect(error.message).toMatch(/is not prepared: run npx chatmesh migrate$/);
-  });
+  test.each(['not even the namespace', 'the namespace alone'])(
+    'that has %s: one sentence says what to run',
+    async (has) => {
+      if (has === 'the namespace alone')
+        await admin.prepareNamespace(namespace, { backlogBytes: 1024 ** 3, retentionHours: 0 });
+      const error = await failure((await create()).start());
+      expect(error.kind).toBe('failed_precondition');
+      expect(error.message).toMatch(/is not prepared: run npx chatmesh migrate$/);
+    },
+  );
 
   test('whose topic has another number of partitions: the migration says which, and changes nothing', async () => {
     expect(await migrate('2')).toMatch(/with 2 partitions$/);

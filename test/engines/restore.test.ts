@@ -100,6 +100,7 @@ test('with a log that kept everything since and is read again, nothing is lackin
     PULSAR_ADMIN_URL,
     PULSAR_NAMESPACE: namespace,
     PULSAR_PARTITIONS: String(PARTITIONS),
+    PULSAR_RETENTION_HOURS: '1',
   });
   const ask = async (path: string, body: unknown) => {
     const response = await fetch(`${PULSAR_ADMIN_URL}/admin/v2/${path}`, {
@@ -109,7 +110,6 @@ test('with a log that kept everything since and is read again, nothing is lackin
     });
     expect([path, response.status]).toEqual([path, 204]);
   };
-  await ask(`namespaces/${namespace}/retention`, { retentionTimeInMinutes: 60, retentionSizeInMB: -1 });
   const { drill, early, waiting, late } = await restored(async (backedUpAtMs) => {
     for (let n = 0; n < PARTITIONS; n++) {
       const partition = `${namespace}/events-partition-${n}`;

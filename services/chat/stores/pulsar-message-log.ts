@@ -48,7 +48,14 @@ export class PulsarMessageLog implements MessageLog {
     this.#reviving = setInterval(() => this.#revive(), REVIVE_MS).unref();
     const { backlog } = options;
     if (backlog) {
-      const poll = () => void this.#poll(backlog);
+      let asking = false;
+      const poll = async () => {
+        if (asking) return;
+        asking = true;
+        await this.#poll(backlog);
+        asking = false;
+      };
+      void poll();
       this.#polling = setInterval(poll, backlog.pollMs ?? BACKLOG_POLL_MS).unref();
     }
   }

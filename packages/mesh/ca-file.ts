@@ -1,0 +1,18 @@
+import { readFileSync } from 'node:fs';
+import { MeshError } from './errors.js';
+
+/**
+ * The authorities in a PEM file.
+ *
+ * @param variable that names the file, for whoever has to mend it.
+ * @throws MeshError `failed_precondition` when it cannot be read.
+ */
+export function readCa(file: string, variable: string): Buffer {
+  try {
+    return readFileSync(file);
+  } catch (cause) {
+    throw new MeshError('failed_precondition', `${variable}=${file} cannot be read: ${(cause as Error).message}`, {
+      cause,
+    });
+  }
+}
