@@ -206,7 +206,12 @@ export class RouterStream {
       confirmations: confirmations.filter(keep),
     }));
     const { gathered } = this.#out;
-    if (gathered) gathered.confirmations = gathered.confirmations.filter(keep);
+    if (gathered) {
+      gathered.confirmations = gathered.confirmations.filter(keep);
+      const numbers = new Set([...sessions].map(({ number }) => number));
+      const { frame } = gathered;
+      frame.confirmations = frame.confirmations.filter(({ session }) => !numbers.has(session));
+    }
     return back;
   }
 
