@@ -1,5 +1,6 @@
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import {
+  type Confirmation,
   type RouteRequest,
   type RouteResponse,
   RouterService,
@@ -56,7 +57,7 @@ const LAST_RECONNECT_MS = 500;
 /** What goes to the router next. */
 interface Outgoing {
   readonly frame: RouteRequest;
-  /** What it confirms, and how many messages are among that. */
+  /** What it will confirm, and how many messages are among that. */
   confirmations: UntakenConfirmation[];
   messages: number;
 }
@@ -179,18 +180,9 @@ export class RouterStream {
     const outgoing = this.#out.later();
     if (status !== MessageStatus.UNSPECIFIED) outgoing.messages += ids.length;
     if (outgoing.messages >= MANY) this.#out.soon();
-    const { confirmations } = outgoing.frame;
-    const last = confirmations.at(-1);
-    if (last && last.session === session.number && last.status === status) {
-      last.ids.push(...ids);
-      return;
-    }
-    const confirmation = ConfirmationWire.create();
-    confirmation.session = session.number;
-    confirmation.status = status;
-    confirmation.ids = [...ids];
-    confirmations.push(confirmation);
-    outgoing.confirmations.push({ session, status, ids: confirmation.ids });
+    const last = outgoing.confirmations.at(-1);
+    if (last && last.session === session && last.status === status) last.ids.push(...ids);
+    else outgoing.confirmations.push({ session, status, ids: [...ids] });
   }
 
   /** Takes back what these sessions confirmed and the router has not reported to be durable: it is another router's affair now. */
@@ -206,12 +198,7 @@ export class RouterStream {
       confirmations: confirmations.filter(keep),
     }));
     const { gathered } = this.#out;
-    if (gathered) {
-      gathered.confirmations = gathered.confirmations.filter(keep);
-      const numbers = new Set([...sessions].map(({ number }) => number));
-      const { frame } = gathered;
-      frame.confirmations = frame.confirmations.filter(({ session }) => !numbers.has(session));
-    }
+    if (gathered) gathered.confirmations = gathered.confirmations.filter(keep);
     return back;
   }
 
@@ -225,11 +212,12 @@ export class RouterStream {
   }
 
   #send({ frame, confirmations }: Outgoing): void {
-    if (frame.confirmations.length > 0) {
+    if (confirmations.length > 0) {
       frame.sequence = ++this.#sequence;
       this.#untaken.push({ sequence: frame.sequence, confirmations });
     }
     if (!this.connected) return;
+    frame.confirmations = confirmations.map(wireOf);
     frame.notBeforeMs = BigInt(this.#clock.heardMs);
     this.#call?.write(frame);
   }
@@ -269,6 +257,14 @@ export class RouterStream {
     this.#timer = setTimeout(() => this.connect(), Math.random() * this.#reconnectMs).unref();
     this.#reconnectMs = Math.min(LAST_RECONNECT_MS, this.#reconnectMs * 2);
   }
+}
+
+function wireOf({ session, status, ids }: UntakenConfirmation): Confirmation {
+  const confirmation = ConfirmationWire.create();
+  confirmation.session = session.number;
+  confirmation.status = status;
+  confirmation.ids = ids;
+  return confirmation;
 }
 
 function unavailable(): MeshError {
