@@ -246,7 +246,7 @@ function schemaRequest(host: Host | undefined) {
 
 function clientOptions(options: CassandraOptions): ClientOptions {
   const { contactPoints, localDatacenter, keyspace, username, password, tlsCaFile, rack } = options;
-  const ca = tlsCaFile === undefined ? undefined : readCa(tlsCaFile, 'SCYLLA_TLS_CA');
+  const ca = readCa(tlsCaFile, 'SCYLLA_TLS_CA');
   return {
     contactPoints: [...contactPoints],
     localDataCenter: localDatacenter,

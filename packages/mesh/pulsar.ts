@@ -290,7 +290,7 @@ export class PulsarAdmin {
   constructor({ url, token, tlsCaFile }: Pick<PulsarOptions, 'token' | 'tlsCaFile'> & { readonly url: string }) {
     this.#url = url.replace(/\/$/, '');
     this.#token = token;
-    this.#ca = tlsCaFile === undefined ? undefined : readCa(tlsCaFile, 'PULSAR_TLS_CA');
+    this.#ca = readCa(tlsCaFile, 'PULSAR_TLS_CA');
   }
 
   /**

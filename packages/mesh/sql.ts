@@ -235,7 +235,7 @@ export function reasonOf(error: unknown): string {
 
 function tlsOf({ sslMode }: PostgresTarget, caFile: string | undefined): PoolConfig['ssl'] {
   if (sslMode === 'disable') return false;
-  const ca = caFile === undefined ? undefined : readCa(caFile, 'DATABASE_TLS_CA');
+  const ca = readCa(caFile, 'DATABASE_TLS_CA');
   return {
     ...(ca !== undefined && { ca }),
     // libpq: with an authority at hand, `require` verifies the chain as well.
