@@ -23,8 +23,7 @@ export class Speaker {
   readonly receipts = new Set<string>();
   sent = 0;
   accepted = 0;
-  /** Answers that said that a message was not accepted; the client sends such a one again. */
-  /** Why, and how often. */
+  /** Why messages were not accepted, and how often; the client sends such a one again. */
   readonly reasons = new Map<string, number>();
   readonly #options: SpeakerOptions;
   #chat: Promise<Chat>;
@@ -44,7 +43,6 @@ export class Speaker {
     this.#onTrace = (entry) => {
       if (entry.kind === 'in' && 'error' in entry.frame && entry.frame.error.code === 'unavailable') {
         const { message } = entry.frame.error;
-
         this.reasons.set(message, (this.reasons.get(message) ?? 0) + 1);
       }
       tap(entry);

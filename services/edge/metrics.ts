@@ -70,12 +70,17 @@ export function exposeEdge(metrics: Metrics, { sessions, websocket, listeners }:
     () => sessions.inFlight,
   );
   metrics.gauge(
-    { name: 'chatmesh_routers', help: 'Routers of this edge, by whether they answer.', labelNames: ['state'] },
+    {
+      name: 'chatmesh_routers',
+      help: 'Routers of this edge, by whether they answer, and refuse whatever they are asked.',
+      labelNames: ['state'],
+    },
     () => {
-      const { connected, known } = sessions.routers.reach;
+      const { connected, failing, unreachable } = sessions.routers.reach;
       return [
         [{ state: 'connected' }, connected],
-        [{ state: 'unreachable' }, known - connected],
+        [{ state: 'failing' }, failing],
+        [{ state: 'unreachable' }, unreachable],
       ];
     },
   );

@@ -1,6 +1,7 @@
 import { PresenceService as PublicService } from '@chatmesh/gen/presence/v1/presence';
 import { SessionService } from '@chatmesh/gen/presence/v1/session';
 import {
+  CONNECTION_AGE_MS,
   GrpcServer,
   type Logger,
   type Metrics,
@@ -47,7 +48,7 @@ export class PresenceService implements Service {
   ): Promise<PresenceService> {
     const opened =
       store ?? (config.redis ? await openRedis(config.redis, now, { logger, metrics }) : openMemory(now, metrics));
-    const server = new GrpcServer({ name: 'presence', logger, metrics, tls })
+    const server = new GrpcServer({ name: 'presence', logger, metrics, tls, maxConnectionAgeMs: CONNECTION_AGE_MS })
       .add(SessionService, sessionRpc(opened))
       .add(PublicService, presenceRpc);
     return new PresenceService(config, server, opened);

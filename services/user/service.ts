@@ -10,6 +10,7 @@ import { SettingsService } from '@chatmesh/gen/user/v1/settings';
 import { UserService as ProfileService } from '@chatmesh/gen/user/v1/user';
 import {
   acquireLock,
+  CONNECTION_AGE_MS,
   type DirectoryLock,
   GrpcServer,
   type Logger,
@@ -60,7 +61,7 @@ export class UserService implements Service {
     this.#config = config;
     this.#logger = logger;
     this.#metrics = metrics;
-    this.#server = new GrpcServer({ name: 'user', logger, metrics, tls });
+    this.#server = new GrpcServer({ name: 'user', logger, metrics, tls, maxConnectionAgeMs: CONNECTION_AGE_MS });
     this.#overrides = overrides;
     this.#store = store;
     this.#lock = lock;

@@ -2,10 +2,17 @@ import { randomBytes } from 'node:crypto';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { ChatService, readConfig as chatConfig, LmdbInboxStore, LmdbMessageLog, LmdbStatusStore } from '@chatmesh/chat';
+import {
+  ChatService,
+  readConfig as chatConfig,
+  LmdbInboxStore,
+  LmdbMessageLog,
+  LmdbStatusStore,
+  type StatusStore,
+} from '@chatmesh/chat';
 import { EdgeService, readConfig as edgeConfig } from '@chatmesh/edge';
 import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
-import { createClient, createLogger, EnvReader, Metrics } from '@chatmesh/mesh';
+import { createClient, createLogger, EnvReader, MeshError, Metrics } from '@chatmesh/mesh';
 import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import { PresenceService } from '@chatmesh/presence';
 import { formatReport, History } from '@chatmesh/sdk/testing';
@@ -30,7 +37,8 @@ describe('ownership that moves while the session stays', () => {
   let routerPorts: number[];
   let edge: EdgeService;
   let users: TestUser[];
-  let startRouter: (index: number) => Promise<ChatService>;
+  let startRouter: (index: number, overrides?: { statuses?: StatusStore }) => Promise<ChatService>;
+  let statuses: LmdbStatusStore;
 
   beforeAll(async () => {
     const dataDir = mkdtempSync(join(tmpdir(), 'chatmesh-routers-'));
@@ -76,13 +84,14 @@ describe('ownership that moves while the session stays', () => {
     closing.push(() => stores.log[Symbol.asyncDispose]());
     closing.push(() => stores.deadLetters[Symbol.asyncDispose]());
     const key = randomBytes(32);
-    startRouter = async (index) => {
+    statuses = stores.statuses;
+    startRouter = async (index, overrides = {}) => {
       // Its lock is its own; the key of the fingerprints is everybody's.
       const own = join(dataDir, `router-${index}`);
       mkdirSync(join(own, 'chat'), { recursive: true });
       writeFileSync(join(own, 'chat', 'fingerprint.key'), key);
       const config = chatConfig(env({ DATA_DIR: own, CHAT_PORT: String(routerPorts[index]) }));
-      const router = await ChatService.create(config, { logger, metrics: metrics() }, stores);
+      const router = await ChatService.create(config, { logger, metrics: metrics() }, { ...stores, ...overrides });
       await router.start();
       return router;
     };
@@ -128,6 +137,38 @@ describe('ownership that moves while the session stays', () => {
       await second[Symbol.asyncDispose]();
       await traffic(`traffic after the second router has left, ${round}`);
     }
+    await judge(speakers, history);
+  }, 300_000);
+
+  test('a router that is cut off from its stores is passed by while another one accepts, and taken again after', async () => {
+    const history = new History();
+    const url = `ws://127.0.0.1:${edge.port}/connect`;
+    let cut = false;
+    const second = await startRouter(1, { statuses: cuttable(statuses, () => cut) });
+    closing.push(() => second[Symbol.asyncDispose]());
+    await until(() => edge.sessions.routers.reach.connected === 2, { what: 'both routers' });
+    const speakers = users.map((user) => new Speaker(url, user, history));
+    for (const [i, speaker] of speakers.entries()) speaker.talkTo(users[i ^ 1]?.userId as string);
+    const everybodySends = async (what: string) => {
+      const before = speakers.map(({ accepted }) => accepted);
+      await until(() => speakers.every(({ accepted }, i) => accepted > (before[i] ?? 0) + 20), { what });
+    };
+
+    await everybodySends('traffic through both routers');
+    cut = true;
+    await until(() => edge.sessions.routers.reach.failing === 1, { what: 'the refusals to be noticed' });
+    // Some of them had the second router before, and are answered although it still refuses.
+    await everybodySends('everybody to be accepted by the first router');
+    expect(edge.sessions.routers.reach).toMatchObject({ connected: 1, failing: 1, unreachable: 0 });
+    cut = false;
+    await until(() => edge.sessions.routers.reach.connected === 2, { timeoutMs: 30_000, what: 'another try' });
+    await everybodySends('traffic through both routers again');
+    await judge(speakers, history);
+  }, 300_000);
+
+  /** Everybody says what is left and comes back once; then the history is judged. */
+  async function judge(speakers: readonly Speaker[], history: History): Promise<void> {
+    const total = (count: (speaker: Speaker) => number) => speakers.reduce((sum, speaker) => sum + count(speaker), 0);
     await Promise.all(speakers.map((speaker) => speaker.finish()));
     const sent = total((s) => s.sent);
     // Gives up quietly: the judgement names what is missing.
@@ -142,5 +183,22 @@ describe('ownership that moves while the session stays', () => {
     console.log(formatReport(report));
     expect(Object.entries(report.faults).filter(([, { count }]) => count > 0)).toEqual([]);
     expect(report.counts).toMatchObject({ sends: sent, accepted: sent, delivered: sent, unanswered: 0, refused: 0 });
-  }, 300_000);
+  }
 });
+
+/** Status records that a router cannot reach while `cut` says so. */
+function cuttable(store: StatusStore, cut: () => boolean): StatusStore {
+  const through = <A extends unknown[], R>(call: (...args: A) => Promise<R>) => {
+    return async (...args: A): Promise<R> => {
+      if (cut()) throw new MeshError('unavailable', 'the network is cut');
+      return call(...args);
+    };
+  };
+  return {
+    accept: through((records) => store.accept(records)),
+    get: through((ids) => store.get(ids)),
+    update: through((updates) => store.update(updates)),
+    expire: through((beforeMs) => store.expire(beforeMs)),
+    [Symbol.asyncDispose]: async () => undefined,
+  };
+}

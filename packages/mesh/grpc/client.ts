@@ -4,6 +4,7 @@ import { MeshError, toMeshError } from '../errors.js';
 import type { Logger } from '../observe.js';
 import { ClientBidi } from './bidi.js';
 import { servedBy } from './peers.js';
+import { serviceConfigOf } from './service-config.js';
 import type { MeshTls } from './tls.js';
 import type { CallOptions, Client } from './types.js';
 import { type BytesMethod, bytesMethod, CHANNEL_OPTIONS, decode, encode, metadataOf } from './wire.js';
@@ -22,10 +23,12 @@ const CLIENT_OPTIONS: ChannelOptions = {
   // Inside the mesh nothing goes through a proxy, and DNS has nothing to say about how to call.
   'grpc.enable_http_proxy': 0,
   'grpc.service_config_disable_resolution': 1,
+  // A name is looked up again when a connection ends; grpc-js would not do so within 30 s of the last time.
+  'grpc.dns_min_time_between_resolutions_ms': 5_000,
 };
 
 export interface ClientOptions {
-  /** host:port, or what gRPC's resolvers understand, for example dns:///name:port. */
+  /** host:port, or what gRPC's resolvers understand, for example dns:///name:port for all processes of a service. */
   readonly address: string;
   readonly logger?: Logger;
   /** Where the mesh has certificates: then the server has to have the name of the service. */
@@ -43,13 +46,15 @@ export interface ClientControl {
 }
 
 /**
- * A client of one service at one address. It connects with the first call, and again when the connection is lost; clients
- * of one address with the same options share a connection (grpc-js pools them).
+ * A client of one service. It connects with the first call, and again when a connection is lost; clients of one service and address with the
+ * same options share a connection (grpc-js pools them). Calls go to the service's processes in turn, not to those that fail, and what the
+ * contract calls idempotent is tried again within its deadline when it was `unavailable` ({@link serviceConfigOf}).
  */
 export function createClient<S extends DescService>(service: S, options: ClientOptions): Client<S> & ClientControl {
   const { tls } = options;
   const channel = new GrpcChannelClient(options.address, tls?.clientCredentials ?? credentials.createInsecure(), {
     ...CLIENT_OPTIONS,
+    'grpc.service_config': serviceConfigOf(service),
     ...(tls && { 'grpc.ssl_target_name_override': servedBy(service) }),
     ...options.channelOptions,
   });

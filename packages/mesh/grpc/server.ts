@@ -21,6 +21,8 @@ import { validate } from './validate.js';
 import { widenWindows } from './window.js';
 import { type BytesMethod, bytesMethod, CHANNEL_OPTIONS, decode, encode, statusOf } from './wire.js';
 
+/** For servers without long calls: how long a process that has come may wait for its share of the calls, milliseconds. */
+export const CONNECTION_AGE_MS = 300_000;
 /** How long connections get to take leave after the last call has ended, milliseconds. */
 const GOODBYE_MS = 250;
 const DURATION_BUCKETS_S = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
@@ -38,6 +40,11 @@ export interface GrpcServerOptions {
   readonly tls?: MeshTls | undefined;
   /** For unary calls of clients that set no deadline. */
   readonly defaultDeadlineMs?: number;
+  /**
+   * Connections older than this are asked to come again, milliseconds: only so do clients learn of processes that have come. What is
+   * under way is finished. By default they stay.
+   */
+  readonly maxConnectionAgeMs?: number;
 }
 
 /**
@@ -46,8 +53,8 @@ export interface GrpcServerOptions {
  * `internal` with the text only in the log. Health and reflection come along.
  */
 export class GrpcServer {
-  readonly #server = new Server(CHANNEL_OPTIONS);
-  readonly #bound = widenWindows(this.#server);
+  readonly #server: Server;
+  readonly #bound;
   readonly #logger: Logger;
   readonly #tls: MeshTls | undefined;
   readonly #defaultDeadlineMs: number | undefined;
@@ -63,6 +70,12 @@ export class GrpcServer {
   #stopped: Promise<void> | undefined;
 
   constructor(options: GrpcServerOptions) {
+    const { maxConnectionAgeMs } = options;
+    this.#server = new Server({
+      ...CHANNEL_OPTIONS,
+      ...(maxConnectionAgeMs !== undefined && { 'grpc.max_connection_age_ms': maxConnectionAgeMs }),
+    });
+    this.#bound = widenWindows(this.#server);
     this.#logger = options.logger.child({ server: options.name });
     this.#tls = options.tls;
     this.#defaultDeadlineMs = options.defaultDeadlineMs;

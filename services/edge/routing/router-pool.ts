@@ -65,14 +65,19 @@ export class RouterPool {
 
   /** True when some router can be reached. */
   get routed(): boolean {
-    return this.reach.connected > 0;
+    for (const { stream } of this.#routers.values()) if (stream.connected) return true;
+    return false;
   }
 
-  /** How many routers can be reached, and how many there should be. */
-  get reach(): { readonly connected: number; readonly known: number } {
-    let connected = 0;
-    for (const { stream } of this.#routers.values()) if (stream.connected) connected++;
-    return { connected, known: this.#routers.size };
+  /** How many routers answer, answer and refuse whatever they are asked, and do not answer. */
+  get reach(): { readonly connected: number; readonly failing: number; readonly unreachable: number } {
+    const reach = { connected: 0, failing: 0, unreachable: 0 };
+    for (const { stream } of this.#routers.values()) {
+      if (!stream.connected) reach.unreachable++;
+      else if (stream.failing) reach.failing++;
+      else reach.connected++;
+    }
+    return reach;
   }
 
   /** Nothing waits for any router's word. */
@@ -81,7 +86,10 @@ export class RouterPool {
     return true;
   }
 
-  /** The router for a user: the same one on every edge, as long as the same routers can be reached. */
+  /**
+   * The router for a user: the same one on every edge, as long as the same routers can be reached. One that leaves, or refuses
+   * whatever it is asked, is nobody's as long as there is another one.
+   */
   of(userId: string): RouterStream | undefined {
     return this.#pick(userId, undefined)?.stream;
   }
@@ -107,11 +115,16 @@ export class RouterPool {
   }
 
   #pick(userId: string, except: Router | undefined): Router | undefined {
-    const reachable: Router[] = [];
-    for (const router of this.#routers.values())
-      if (router !== except && router.stream.connected) reachable.push(router);
-    const staying = reachable.filter(({ stream }) => !stream.leaving);
-    const choice = staying.length > 0 ? staying : reachable;
+    let choice: Router[] = [];
+    let best = Number.POSITIVE_INFINITY;
+    for (const router of this.#routers.values()) {
+      if (router === except || !router.stream.connected) continue;
+      const last = router.stream.leaving ? 2 : router.stream.failing ? 1 : 0;
+      if (last < best) {
+        best = last;
+        choice = [router];
+      } else if (last === best) choice.push(router);
+    }
     if (choice.length < 2) return choice[0];
     return rendezvous(userId, choice, ({ stream }) => stream.address);
   }

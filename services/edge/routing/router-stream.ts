@@ -23,6 +23,7 @@ import {
   type MeshClock,
   MeshError,
 } from '@chatmesh/mesh';
+import { Ejection } from '../domain/ejection.js';
 import type { Session } from '../sessions/session.js';
 
 /** What a router says, and the end of its stream. */
@@ -87,6 +88,7 @@ export class RouterStream {
   #reconnectMs = FIRST_RECONNECT_MS;
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
+  readonly #ejection = new Ejection();
   /** True when it is not to be connected again once it ends. */
   retired = false;
   /** True when the router takes no more messages. */
@@ -104,6 +106,11 @@ export class RouterStream {
   /** True while the router answers. */
   get connected(): boolean {
     return this.#heard && this.#call !== undefined && !this.#call.closed;
+  }
+
+  /** True while the router is connected and refuses what others may accept: cut off from an engine, for example. */
+  get failing(): boolean {
+    return this.#ejection.ejected(performance.now());
   }
 
   /** Nothing waits for the router's word. */
@@ -226,7 +233,9 @@ export class RouterStream {
     while (this.#untaken[0] && this.#untaken[0].sequence <= response.confirmedSequence) this.#untaken.shift();
     this.#clock.hear(Number(response.clockMs));
     if (response.leaving) this.leaving = true;
+    const nowMs = response.submitResults.length > 0 ? performance.now() : 0;
     for (const result of response.submitResults) {
+      this.#ejection.note(result.refusal?.code === 'unavailable', nowMs);
       const answer = this.#answers.get(result.ref);
       this.#answers.delete(result.ref);
       answer?.(result);
