@@ -12,6 +12,7 @@ import {
 } from '@chatmesh/mesh';
 import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import type { ChatConfig, PulsarConfig, ScyllaConfig } from './config.js';
+import type { SharedTokens } from './domain/token-bucket.js';
 import { exposeBacklog } from './stores/backlog.js';
 import { type Claims, RedisClaims } from './stores/claims.js';
 import { CountedInboxStore } from './stores/counted-inbox-store.js';
@@ -29,6 +30,8 @@ export interface Stores {
   readonly inbox: InboxStore;
   readonly statuses: StatusStore;
   readonly claims: Claims | undefined;
+  /** Undefined where no other router accepts messages, or Redis is not there to share them. */
+  readonly sendTokens: SharedTokens | undefined;
 }
 
 type Closing = (() => Promise<unknown> | unknown)[];
@@ -113,7 +116,7 @@ export async function openStores(
   return opened as Stores;
 }
 
-/** Puts the cache before the inbox store, and claims where routers share the log. A Redis that does not answer is done without. */
+/** Puts the cache before the inbox store, and claims and rates where routers share the log. A Redis that does not answer is done without. */
 async function useRedis(
   redisConfig: RedisConfig,
   opened: Partial<Mutable<Stores>>,
@@ -121,12 +124,13 @@ async function useRedis(
 ): Promise<void> {
   const { config, overrides, logger, metrics, closing, tenureOf } = options;
   const { RedisClient } = await import('@chatmesh/mesh/redis');
-  const { CachedInboxStore } = await import('./stores/cached-inbox-store.js');
+  const { CachedInboxStore, RedisTokens } = await import('./redis.js');
   const redis = disposing(closing, await RedisClient.open(redisConfig, { logger, metrics }));
   if (config.pulsar) {
     opened.claims ??= new RedisClaims(redis, (error) =>
       logger.error({ reason: toMeshError(error).message }, 'Redis refused to claim a message'),
     );
+    opened.sendTokens ??= new RedisTokens(redis);
   }
   const maxRows = config.redisInboxRows;
   if (!opened.inbox || overrides.inbox || maxRows === 0) {

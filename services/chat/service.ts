@@ -32,6 +32,7 @@ export interface ChatOverrides extends Stores {
 /** What works on the stores, once they are open. */
 interface Router {
   readonly log: MessageLog;
+  readonly rates: TokenBuckets;
   readonly ingress: Ingress;
   readonly owner: Owner;
   readonly sweeper: Sweeper;
@@ -45,7 +46,6 @@ export class ChatService implements Service {
   readonly #overrides: Partial<ChatOverrides>;
   readonly #environment: LmdbEnvironment | undefined;
   readonly #server: GrpcServer;
-  readonly #rates: TokenBuckets;
   readonly #closing: (() => Promise<unknown> | unknown)[];
   readonly #stopping = new AbortController();
   #router: Router | undefined;
@@ -66,7 +66,6 @@ export class ChatService implements Service {
     this.#overrides = overrides;
     this.#environment = environment;
     this.#closing = closing;
-    this.#rates = new TokenBuckets({ rate: config.sendRate, burst: config.sendBurst });
     this.#server = new GrpcServer({ name: 'chat', ...deps });
   }
 
@@ -131,7 +130,7 @@ export class ChatService implements Service {
     if (this.#stopping.signal.aborted) throw new MeshError('cancelled', 'the service is stopping');
     this.#port = await this.#server.listen({ host: this.#config.host, port: this.#config.port, variable: 'CHAT_PORT' });
     router.sweeper.start();
-    this.#rateTimer = setInterval(() => this.#rates.sweep(Date.now()), RATE_SWEEP_MS).unref();
+    this.#rateTimer = setInterval(() => router.rates.sweep(Date.now()), RATE_SWEEP_MS).unref();
   }
 
   async drain(deadlineMs: number): Promise<void> {
@@ -196,13 +195,14 @@ export class ChatService implements Service {
       () => this.#router?.owner.lagMs ?? 0,
       () => performance.now(),
     );
+    const rates = new TokenBuckets({ rate: config.sendRate, burst: config.sendBurst }, stores.sendTokens);
     const ingress = new Ingress({
       log,
       statuses,
       claims,
       directory,
       fingerprints,
-      rates: this.#rates,
+      rates,
       clock,
       limit,
       traces,
@@ -217,7 +217,7 @@ export class ChatService implements Service {
       .add(InternalChatService, internalRpc(rpc))
       .add(AdminService, adminRpc({ owner, directory, presence, log }));
     exposeRouter(metrics, { ingress, owner, now });
-    return { log, ingress, owner, sweeper };
+    return { log, rates, ingress, owner, sweeper };
   }
 }
 

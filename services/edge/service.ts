@@ -31,6 +31,8 @@ export class EdgeService implements Service {
     this.#admission = new Admission({
       verifier,
       userAddress: config.userAddress,
+      presenceAddress: config.presenceAddress,
+      edgeId,
       routers: () => this.sessions.routers,
       maxConnectionsPerUser: config.maxConnectionsPerUser,
       logger,

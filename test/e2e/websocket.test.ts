@@ -1,9 +1,12 @@
 import { randomUUID } from 'node:crypto';
 import { gzipSync } from 'node:zlib';
+import { SessionService } from '@chatmesh/gen/presence/v1/session';
+import { createClient } from '@chatmesh/mesh';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { SignJWT } from 'jose';
+import { freePorts } from '#engines';
 import { WireClient } from '../client.js';
-import { TestMesh, type TestUser, until } from '../mesh.js';
+import { MeshProcess, TestMesh, type TestUser, until } from '../mesh.js';
 
 const MAX_SCRIPT_BYTES = 60 * 1024;
 const SECRET = 'a secret that is long enough for HS256';
@@ -119,6 +122,44 @@ describe('GET /connect', () => {
         await WireClient.connect(mesh.url, { ...ada, userId, token: await token({ sub: userId, did: randomUUID() }) });
       const { status, error } = await refusal({ token: await token({ sub: userId, did: randomUUID() }) });
       expect([status, error.code]).toEqual([429, 'resource_exhausted']);
+    });
+
+    test('429 counts connections to all edges, and is over when one of them ends', async () => {
+      const [port, h2Port, adminPort] = (await freePorts(3)) as [number, number, number];
+      const other = new MeshProcess(['edge'], adminPort, {
+        PATH: process.env.PATH,
+        EDGE_HOST: '127.0.0.1',
+        EDGE_PORT: String(port),
+        EDGE_H2_PORT: String(h2Port),
+        CHAT_ADDRESSES: mesh.chatAddress,
+        USER_ADDRESS: mesh.userAddress,
+        PRESENCE_ADDRESS: mesh.presenceAddress,
+        AUTH_HS256_SECRET: SECRET,
+        MAX_CONNECTIONS_PER_USER: '3',
+      });
+      const presence = createClient(SessionService, { address: mesh.presenceAddress });
+      await other.start();
+      try {
+        const userId = randomUUID();
+        const connect = async (url: string) =>
+          WireClient.connect(url, { ...ada, userId, token: await token({ sub: userId, did: randomUUID() }) });
+        const elsewhere = `ws://127.0.0.1:${port}/connect`;
+        const [first] = [await connect(mesh.url), await connect(elsewhere), await connect(elsewhere)];
+        await until(async () => (await presence.listSessions({ userIds: [userId] })).sessions.length === 3);
+        for (const url of [mesh.url, elsewhere]) await expect(connect(url)).rejects.toMatchObject({ status: 429 });
+        await first.close();
+        await until(
+          () =>
+            connect(elsewhere).then(
+              () => true,
+              () => false,
+            ),
+          { what: 'room for one more' },
+        );
+      } finally {
+        presence.close();
+        await other.end('SIGTERM');
+      }
     });
   });
 

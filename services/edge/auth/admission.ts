@@ -1,3 +1,4 @@
+import { SessionService } from '@chatmesh/gen/presence/v1/session';
 import { DirectoryService, type Admission as Verdict } from '@chatmesh/gen/user/v1/directory';
 import { Batcher, createClient, type ErrorKind, type Logger, MeshError, type MeshTls } from '@chatmesh/mesh';
 import type { RouterPool } from '../routing/router-pool.js';
@@ -6,6 +7,10 @@ import type { TokenVerifier, VerifiedToken } from './token-verifier.js';
 
 /** The directory's limit for one call is higher: a shorter one holds up fewer when it registers new devices. */
 const MAX_PER_CALL = 200;
+/** Devices that a user may have, by the wire contract; each has one connection. */
+const MAX_DEVICES = 10;
+/** Nobody waits longer to be counted elsewhere: a connection too many does less harm than none. */
+const PRESENCE_DEADLINE_MS = 1_000;
 
 /** Lets a verified user and device in. Those who come while others are being admitted are admitted together. */
 export class Admission {
@@ -13,6 +18,9 @@ export class Admission {
   readonly #directory;
   readonly #routers: () => RouterPool;
   readonly #maxConnectionsPerUser: number;
+  readonly #edgeId: string;
+  readonly #presence;
+  readonly #elsewhere;
   readonly #admissions;
   readonly #announcements;
   readonly #confirmations;
@@ -20,6 +28,8 @@ export class Admission {
   constructor(options: {
     verifier: TokenVerifier;
     userAddress: string;
+    presenceAddress: string;
+    edgeId: string;
     routers: () => RouterPool;
     maxConnectionsPerUser: number;
     logger: Logger;
@@ -29,10 +39,15 @@ export class Admission {
     this.#verifier = options.verifier;
     this.#maxConnectionsPerUser = options.maxConnectionsPerUser;
     this.#directory = createClient(DirectoryService, { address: options.userAddress, logger, tls });
+    this.#presence = createClient(SessionService, { address: options.presenceAddress, logger, tls });
+    this.#edgeId = options.edgeId;
     this.#routers = options.routers;
-    // The first two are bounded by the connections that may wait for their upgrade and by the unary calls in flight, the
-    // third by what the directory has admitted meanwhile.
+    // The first three are bounded by the connections that may wait for their upgrade and by the unary calls in flight, the
+    // last by what the directory has admitted meanwhile.
     this.#admissions = new Batcher((tokens: readonly VerifiedToken[]) => this.#judge(tokens), {
+      maxKeys: MAX_PER_CALL,
+    });
+    this.#elsewhere = new Batcher((userIds: readonly string[]) => this.#askElsewhere(userIds), {
       maxKeys: MAX_PER_CALL,
     });
     this.#announcements = new Batcher((tokens: readonly VerifiedToken[]) => this.#announce(tokens), {
@@ -69,12 +84,30 @@ export class Admission {
   async admitConnection(token: string, sessions: SessionTable): Promise<VerifiedToken> {
     if (sessions.draining) throw new MeshError('unavailable', 'draining, connect elsewhere');
     const verified = await this.admit(token);
-    const others = sessions.of(verified.userId).filter((session) => session.deviceId !== verified.deviceId);
-    if (this.#maxConnectionsPerUser > 0 && others.length >= this.#maxConnectionsPerUser) {
-      throw new MeshError('resource_exhausted', `at most ${this.#maxConnectionsPerUser} connections per user`);
+    const max = this.#maxConnectionsPerUser;
+    if (max > 0) {
+      const devices = new Set(await this.#devicesElsewhere(verified.userId));
+      for (const { deviceId } of sessions.of(verified.userId)) devices.add(deviceId);
+      devices.delete(verified.deviceId);
+      if (devices.size >= max) throw new MeshError('resource_exhausted', `at most ${max} connections per user`);
     }
     if (sessions.draining) throw new MeshError('unavailable', 'draining, connect elsewhere');
     return verified;
+  }
+
+  /** The user's devices that other edges have; none where the number of devices is the lower limit, or presence is away. */
+  async #devicesElsewhere(userId: string): Promise<readonly string[]> {
+    if (this.#maxConnectionsPerUser >= MAX_DEVICES) return [];
+    return this.#elsewhere.get(userId).catch(() => []);
+  }
+
+  async #askElsewhere(userIds: readonly string[]): Promise<string[][]> {
+    const devices = new Map<string, string[]>(userIds.map((userId) => [userId, []]));
+    const request = { userIds: [...devices.keys()] };
+    const { sessions } = await this.#presence.listSessions(request, { deadlineMs: PRESENCE_DEADLINE_MS });
+    for (const { session, edgeId } of sessions)
+      if (session && edgeId !== this.#edgeId) devices.get(session.userId)?.push(session.deviceId);
+    return userIds.map((userId) => devices.get(userId) ?? []);
   }
 
   async #judge(tokens: readonly VerifiedToken[]): Promise<Verdict[]> {
@@ -101,5 +134,6 @@ export class Admission {
   close(): void {
     this.#verifier.close();
     this.#directory.close();
+    this.#presence.close();
   }
 }
