@@ -5,11 +5,16 @@ import { MeshError } from '@chatmesh/mesh';
 import type { LocalMesh } from './local-mesh.js';
 
 /** `npx chatmesh admin ...` against a mesh; lines of JSON come parsed. */
-export async function admin(mesh: LocalMesh, ...args: string[]) {
+export function admin(mesh: LocalMesh, ...args: string[]) {
+  return operator({ CHAT_ADDRESSES: mesh.chatAddress, USER_ADDRESS: mesh.userAddress }, 'admin', ...args);
+}
+
+/** `npx chatmesh ...` with these variables; lines of JSON come parsed. */
+export async function operator(env: Record<string, string>, ...args: string[]) {
   const out: string[] = [];
   const err: string[] = [];
   const terminal: Terminal = {
-    env: { CHAT_ADDRESSES: mesh.chatAddress, USER_ADDRESS: mesh.userAddress },
+    env,
     stdin: new PassThrough() as unknown as Terminal['stdin'],
     stdout: process.stdout,
     interactive: false,
@@ -19,7 +24,7 @@ export async function admin(mesh: LocalMesh, ...args: string[]) {
     progress: () => undefined,
     signal: new AbortController().signal,
   };
-  const exitCode = await run(['admin', ...args], terminal);
+  const exitCode = await run(args, terminal);
   return { exitCode, out, err: err.join('\n'), json: args.includes('--json') ? out.map((l) => JSON.parse(l)) : [] };
 }
 

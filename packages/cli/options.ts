@@ -78,10 +78,6 @@ export function userAddressOption(env: Env): Option {
   );
 }
 
-export function chatAddressOption(env: Env): Option {
-  return new Option('--chat-address <host:port>', 'the chat service').default(`127.0.0.1:${env.CHAT_PORT ?? 7001}`);
-}
-
 /** All routers: each knows only what it owns. */
 export function routersOption(env: Env): Option {
   return new Option('--chat-addresses <list>', 'all routers, host:port or dns:///name:port, separated by commas')

@@ -10,7 +10,6 @@ import { createUserCommand } from './commands/user.js';
 import { demoCommand } from './demo/demo.js';
 import { CommandError, exitCodes } from './failure.js';
 import {
-  chatAddressOption,
   jsonOption,
   parseContactNumber,
   parseCount,
@@ -101,9 +100,9 @@ function program(terminal: Terminal): Command {
     .description('Says where messages stand that you sent; with --explain, every hop of any message, for operators.')
     .argument('<server_message_id...>', 'which', (id: string, ids: string[] = []) => [...ids, parseUuid(id)])
     .addOption(tokenOption(env))
-    .option('--explain', 'the time of every hop, and where the message lies now; asks the chat service', false)
+    .option('--explain', 'the time of every hop, and where the message lies now; asks the routers', false)
     .addOption(urlOption(env))
-    .addOption(chatAddressOption(env))
+    .addOption(routersOption(env))
     .addOption(jsonOption())
     .addHelpText(
       'after',
@@ -118,7 +117,7 @@ function program(terminal: Terminal): Command {
     .option('--user-id <user_id>', 'whose, without a token', parseUuid)
     .option('--device-id <device_id>', 'one device only', parseUuid)
     .option('--limit <n>', 'at most this many, up to 1000', parseCount, 100)
-    .addOption(chatAddressOption(env))
+    .addOption(routersOption(env))
     .addOption(jsonOption())
     .addHelpText('after', examples('chatmesh inbox --user-id "$USER_ID"'))
     .action((options) => inboxCommand(terminal, options));

@@ -4,6 +4,7 @@ export { type ChatOverrides, ChatService } from './service.js';
 export { CassandraInboxStore } from './stores/cassandra-inbox-store.js';
 export { checkSchema, migrateStores } from './stores/cassandra-schema.js';
 export { CassandraStatusStore } from './stores/cassandra-status-store.js';
+export type { Claim, Claims } from './stores/claims.js';
 export type { InboxRow, InboxStore } from './stores/inbox-store.js';
 export { LmdbInboxStore } from './stores/lmdb-inbox-store.js';
 export { LmdbMessageLog } from './stores/lmdb-message-log.js';

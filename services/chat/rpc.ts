@@ -190,6 +190,7 @@ function submissionOf(
     payload: MessagePayloadWire.encode({ ...MessagePayloadWire.create(), payload }),
     sealed: payload.case === 'sealed',
     traceparent: '',
+    receivedAtMs: 0n,
   };
 }
 

@@ -55,6 +55,8 @@ export function statusStoreHistoryContract(name: string, engine: Engine<StatusSt
           return updateOf(record, {
             deviceId: DEVICES[below(3)],
             deliveredAtMs: NOW + below(10_000_000),
+            takenAtMs: below(2) * (NOW + below(10_000_000)),
+            transmittedAtMs: below(2) * (NOW + below(10_000_000)),
             readAtMs: below(2) * (NOW + below(10_000_000)),
           });
         });
@@ -93,6 +95,8 @@ export function statusStoreHistoryContract(name: string, engine: Engine<StatusSt
             deliveredAtMs: time,
             readAtMs: time,
             failedAtMs: time,
+            takenAtMs: time,
+            transmittedAtMs: time,
           }),
         },
         { weight: 1, arbitrary: fc.record({ kind: fc.constant('wait' as const) }) },

@@ -11,11 +11,14 @@ export function newRecord(acceptedAtMs: number, fields: Partial<StatusRecord> = 
     acceptedAtMs,
     position: '0000000000001',
     fingerprint: '0123456789abcdef0123456789abcdef',
+    receivedAtMs: acceptedAtMs - 3,
     deliveredAtMs: 0,
     readAtMs: 0,
     failedAtMs: 0,
     code: '',
     devices: [],
+    takenAtMs: 0,
+    transmittedAtMs: 0,
     ...fields,
   };
 }
@@ -24,9 +27,10 @@ export function newRecord(acceptedAtMs: number, fields: Partial<StatusRecord> = 
 export function plain(record: StatusRecord | undefined): StatusRecord | undefined {
   if (!record) return undefined;
   const { serverMessageId, clientMessageId, senderId, recipientId, acceptedAtMs, position, fingerprint } = record;
-  const { deliveredAtMs, readAtMs, failedAtMs, code, devices } = record;
+  const { receivedAtMs, deliveredAtMs, readAtMs, failedAtMs, code, devices, takenAtMs, transmittedAtMs } = record;
   const accepted = { serverMessageId, clientMessageId, senderId, recipientId, acceptedAtMs, position, fingerprint };
-  return { ...accepted, deliveredAtMs, readAtMs, failedAtMs, code, devices };
+  const happened = { deliveredAtMs, readAtMs, failedAtMs, code, devices, takenAtMs, transmittedAtMs };
+  return { ...accepted, receivedAtMs, ...happened };
 }
 
 /** An update of a record that says nothing but `fields`. */
@@ -39,6 +43,8 @@ export function updateOf(record: StatusRecord, fields: Partial<StatusUpdate>): S
     readAtMs: 0,
     failedAtMs: 0,
     code: '',
+    takenAtMs: 0,
+    transmittedAtMs: 0,
     ...fields,
   };
 }
@@ -76,6 +82,8 @@ export class StatusModel {
         readAtMs: least(record.readAtMs, update.readAtMs),
         failedAtMs: least(record.failedAtMs, update.failedAtMs),
         code: fails ? update.code : record.code,
+        takenAtMs: least(record.takenAtMs, update.deliveredAtMs && update.takenAtMs),
+        transmittedAtMs: least(record.transmittedAtMs, update.deliveredAtMs && update.transmittedAtMs),
         devices: update.deviceId === undefined ? record.devices : [...new Set([...record.devices, update.deviceId])],
       });
     }

@@ -128,8 +128,8 @@ export function statusStoreContract(name: string, engine: Engine<StatusStore>): 
         const record = newRecord(NOW);
         await store().accept([record]);
         const updates = [
-          { deliveredAtMs: NOW + 20, deviceId: DEVICES[0] },
-          { deliveredAtMs: NOW + 10, deviceId: DEVICES[1] },
+          { deliveredAtMs: NOW + 20, takenAtMs: NOW + 5, transmittedAtMs: NOW + 8, deviceId: DEVICES[0] },
+          { deliveredAtMs: NOW + 10, takenAtMs: NOW + 6, transmittedAtMs: NOW + 7, deviceId: DEVICES[1] },
           { deliveredAtMs: NOW + 30, deviceId: DEVICES[0] },
           { readAtMs: NOW + 40 },
           { readAtMs: NOW + 50, deviceId: DEVICES[2] },
@@ -142,6 +142,8 @@ export function statusStoreContract(name: string, engine: Engine<StatusStore>): 
         const merged = {
           ...record,
           deliveredAtMs: NOW + 10,
+          takenAtMs: NOW + 5,
+          transmittedAtMs: NOW + 7,
           readAtMs: NOW + 40,
           failedAtMs: NOW + 60,
           code: 'expired',

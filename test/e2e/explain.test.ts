@@ -32,7 +32,7 @@ describe('chatmesh status --explain', () => {
       progress: () => undefined,
       signal: new AbortController().signal,
     };
-    const exitCode = await run(['status', '--explain', '--chat-address', mesh.chatAddress, ...args], terminal);
+    const exitCode = await run(['status', '--explain', '--chat-addresses', mesh.chatAddress, ...args], terminal);
     return { exitCode, out: lines.out.join('\n'), err: lines.err.join('\n') };
   }
 
@@ -59,7 +59,10 @@ describe('chatmesh status --explain', () => {
       sender_id: ada.userId,
       receiver_id: bob.userId,
       position: expect.stringMatching(/^[\da-f]+$/),
-      hops: [{ hop: 'accepted', at: timestamp, after_ms: 0 }],
+      hops: [
+        { hop: 'received', after_ms: 0 },
+        { hop: 'accepted', at: timestamp },
+      ],
       devices: [{ device_id: bob.deviceId, place: 'inbox' }],
       copies: [],
     });
@@ -76,12 +79,16 @@ describe('chatmesh status --explain', () => {
     await becomes(id, 'confirmed');
     const { status, hops } = await explained(id);
     expect(status).toBe('read');
-    expect(hops.map(({ hop }: { hop: string }) => hop)).toEqual(['accepted', 'delivered', 'read']);
-    expect(hops[2]).toEqual({ hop: 'read', at: readAt, after_ms: Date.parse(readAt) - Date.parse(timestamp) });
+    const names = ['received', 'accepted', 'taken', 'transmitted', 'delivered', 'read'];
+    expect(hops.map(({ hop }: { hop: string }) => hop)).toEqual(names);
+    const times = hops.map(({ at }: { at: string }) => Date.parse(at));
+    expect(times).toEqual([...times].sort((a, b) => a - b));
+    expect(hops.at(-1)).toEqual({ hop: 'read', at: readAt, after_ms: times[5] - times[4] });
 
     const { out, exitCode } = await call(id);
     expect(exitCode).toBe(0);
     expect(out).toContain(`${id} read`);
+    expect(out).toContain("taken from the log or the inbox by the recipient's router, ");
     expect(out).toContain(`device ${bob.deviceId}: has confirmed it`);
     expect(out).not.toContain('secret');
     await Promise.all([a.close(), b.close()]);

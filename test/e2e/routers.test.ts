@@ -4,6 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
   ChatService,
+  type Claim,
+  type Claims,
   readConfig as chatConfig,
   LmdbInboxStore,
   LmdbMessageLog,
@@ -19,7 +21,9 @@ import { formatReport, History } from '@chatmesh/sdk/testing';
 import { UserService } from '@chatmesh/user';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { freePorts } from '#engines';
+import { WireClient } from '../client.js';
 import { type TestUser, until } from '../mesh.js';
+import { operator } from '../operator.js';
 import { Speaker } from '../speaker.js';
 
 /** So many that each router has some: half of all keys are a router's. */
@@ -80,6 +84,7 @@ describe('ownership that moves while the session stays', () => {
       deadLetters: LmdbMessageLog.open(environment, 'dead'),
       inbox: new LmdbInboxStore(environment),
       statuses: new LmdbStatusStore(environment),
+      claims: sharedClaims(),
     };
     closing.push(() => stores.log[Symbol.asyncDispose]());
     closing.push(() => stores.deadLetters[Symbol.asyncDispose]());
@@ -166,6 +171,29 @@ describe('ownership that moves while the session stays', () => {
     await judge(speakers, history);
   }, 300_000);
 
+  test('status --explain asks all routers: what is in flight only the owner of its recipient knows', async () => {
+    const url = `ws://127.0.0.1:${edge.port}/connect`;
+    const clients = await Promise.all(users.map((user) => WireClient.connect(url, user)));
+    const ids: string[] = [];
+    for (const [i, client] of clients.entries()) {
+      await client.frame((f) => f.caught_up === true);
+      ids.push((await client.answer(client.message(users[i ^ 1] as TestUser, 'hello'))).server_message_id);
+    }
+    for (const [i, id] of ids.entries()) await clients[i ^ 1]?.frame((f) => f.server_message_id === id);
+    const placesBy = async (...ports: (number | undefined)[]) => {
+      const addresses = ports.map((port) => `127.0.0.1:${port}`).join();
+      const { json } = await operator({ CHAT_ADDRESSES: addresses }, 'status', '--explain', '--json', ...ids);
+      return json.map(({ devices }) => devices.map(({ place }: { place: string }) => place).join());
+    };
+    expect(await placesBy(...routerPorts)).toEqual(ids.map(() => 'in_flight'));
+    const [byFirst, bySecond] = [await placesBy(routerPorts[0]), await placesBy(routerPorts[1])];
+    expect(byFirst).toContain('in_flight');
+    expect(bySecond).toEqual(
+      byFirst.map((place) => (place === 'in_flight' ? expect.not.stringMatching(place) : 'in_flight')),
+    );
+    await Promise.all(clients.map((client) => client.close()));
+  });
+
   /** Everybody says what is left and comes back once; then the history is judged. */
   async function judge(speakers: readonly Speaker[], history: History): Promise<void> {
     const total = (count: (speaker: Speaker) => number) => speakers.reduce((sum, speaker) => sum + count(speaker), 0);
@@ -185,6 +213,17 @@ describe('ownership that moves while the session stays', () => {
     expect(report.counts).toMatchObject({ sends: sent, accepted: sent, delivered: sent, unanswered: 0, refused: 0 });
   }
 });
+
+/** As Redis keeps them, for routers of one process. */
+function sharedClaims(): Claims {
+  const claims = new Map<string, Claim>();
+  return {
+    async claim(id, claim) {
+      if (!claims.has(id)) claims.set(id, claim);
+      return claims.get(id) ?? claim;
+    },
+  };
+}
 
 /** Status records that a router cannot reach while `cut` says so. */
 function cuttable(store: StatusStore, cut: () => boolean): StatusStore {

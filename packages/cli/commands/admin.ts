@@ -1,16 +1,16 @@
 import { type Actor, type ActorDevice, AdminService, type DeadLetter } from '@chatmesh/gen/chat/v1/admin';
 import { AdminService as UserAdminService } from '@chatmesh/gen/user/v1/admin';
-import { addressesOf, type Client, createClient, isName, MeshError } from '@chatmesh/mesh';
+import { createClient } from '@chatmesh/mesh';
 import { CommandError, exitCodes, meshFailure } from '../failure.js';
 import { operatorTls } from '../operator.js';
+import { type RouterOptions, Routers } from '../routers.js';
 import { printable, type Terminal } from '../terminal.js';
 
-type Routers = Client<typeof AdminService>;
-
-interface MeshOptions {
-  chatAddresses: string[];
+interface MeshOptions extends RouterOptions {
   json: boolean;
 }
+
+const routers = (terminal: Terminal, options: RouterOptions) => new Routers(terminal, AdminService, options);
 
 /** The most that one call of the contract takes. */
 const PAGE = 256;
@@ -34,7 +34,7 @@ export async function suspendCommand(
   try {
     // Without a session nothing is closed; routers learn of it at once.
     const { sessions } = suspended
-      ? await anyRouter(terminal, options, (router) => router.closeSessions({ userId }))
+      ? await routers(terminal, options).any((router) => router.closeSessions({ userId }))
       : { sessions: 0 };
     if (options.json) terminal.out(JSON.stringify({ user_id: userId, suspended, ...(suspended && { sessions }) }));
     else if (suspended) terminal.out(`${userId} is suspended; ${counted(sessions, 'session')} told to end.`);
@@ -55,7 +55,7 @@ export async function closeCommand(
   options: MeshOptions & { device?: string },
 ): Promise<void> {
   const { device: deviceId = '' } = options;
-  const { sessions } = await anyRouter(terminal, options, (router) => router.closeSessions({ userId, deviceId }));
+  const { sessions } = await routers(terminal, options).any((router) => router.closeSessions({ userId, deviceId }));
   if (options.json) terminal.out(JSON.stringify({ user_id: userId, device_id: deviceId || undefined, sessions }));
   else terminal.out(`${counted(sessions, 'session')} of ${userId} told to end.`);
 }
@@ -64,13 +64,13 @@ export async function closeCommand(
 export async function ownerCommand(terminal: Terminal, userId: string, options: MeshOptions): Promise<void> {
   const failures: unknown[] = [];
   let owned = false;
-  for (const address of await routersOf(options)) {
-    const { owner, actor } = await call(terminal, address, (router) => router.describeUser({ userId })).catch(
-      (error) => {
-        failures.push(error);
-        return { owner: false, actor: undefined };
-      },
-    );
+  const asked = await routers(terminal, options).all((router) => router.describeUser({ userId }));
+  for (const { address, answer, failure } of asked) {
+    if (!answer) {
+      failures.push(failure);
+      continue;
+    }
+    const { owner, actor } = answer;
     owned ||= owner;
     if (!owner && !actor) continue;
     if (options.json) {
@@ -116,14 +116,14 @@ export async function dealWithCommand(
   let refused = 0;
   for await (const page of options.all ? allIds(terminal, options) : pagesOf(ids)) {
     if (deal === 'discard') {
-      const result = await anyRouter(terminal, options, (router) => router.discardDeadLetters({ ids: page }));
+      const result = await routers(terminal, options).any((router) => router.discardDeadLetters({ ids: page }));
       say(result.discarded, 'discarded', 'is discarded.');
       say(result.notFound, 'not_found', 'is no dead letter.');
       refused += options.all ? 0 : result.notFound.length;
       continue;
     }
     const request = { ids: page, deliverFailed: options.deliverFailed ?? false };
-    const result = await anyRouter(terminal, options, (router) => router.redriveDeadLetters(request));
+    const result = await routers(terminal, options).any((router) => router.redriveDeadLetters(request));
     say(result.redriven, 'redriven', 'is on the log again.');
     say(result.senderTold, 'sender_told', 'stays: its sender was told that it failed. --deliver-failed delivers it.');
     say(result.notFound, 'not_found', 'is no dead letter.');
@@ -142,51 +142,11 @@ function* pagesOf(ids: readonly string[]): Generator<string[]> {
 
 async function* deadLetters(terminal: Terminal, options: MeshOptions): AsyncGenerator<DeadLetter[]> {
   for (let after = ''; ; ) {
-    const page = await anyRouter(terminal, options, (router) => router.listDeadLetters({ limit: PAGE, after }));
+    const page = await routers(terminal, options).any((router) => router.listDeadLetters({ limit: PAGE, after }));
     if (page.deadLetters.length === 0) return;
     yield page.deadLetters;
     after = page.deadLetters.at(-1)?.id ?? '';
   }
-}
-
-/** Asks the first router that answers. @param ask has to be something that may be repeated. */
-async function anyRouter<T>(
-  terminal: Terminal,
-  options: MeshOptions,
-  ask: (router: Routers) => Promise<T>,
-): Promise<T> {
-  let failure: unknown;
-  for (const address of await routersOf(options)) {
-    try {
-      return await call(terminal, address, ask);
-    } catch (error) {
-      failure = error;
-      if (!(error instanceof CommandError) || error.exitCode !== exitCodes.unreachable) break;
-    }
-  }
-  throw failure;
-}
-
-async function call<T>(terminal: Terminal, address: string, ask: (router: Routers) => Promise<T>): Promise<T> {
-  const client = createClient(AdminService, { address, tls: operatorTls(terminal) });
-  try {
-    return await ask(client);
-  } catch (error) {
-    throw meshFailure(error, address, '--chat-addresses');
-  } finally {
-    client.close();
-  }
-}
-
-async function routersOf({ chatAddresses }: MeshOptions): Promise<string[]> {
-  const resolved = chatAddresses.map((address) =>
-    isName(address)
-      ? addressesOf(address).catch((cause) => {
-          throw meshFailure(new MeshError('unavailable', 'unknown name', { cause }), address, '--chat-addresses');
-        })
-      : [address],
-  );
-  return (await Promise.all(resolved)).flat();
 }
 
 function letterJson(letter: DeadLetter): string {

@@ -1,3 +1,4 @@
+import { type Timestamp, timestampMs } from '@bufbuild/protobuf/wkt';
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import {
   type ExplainMessageResponse,
@@ -5,22 +6,34 @@ import {
   type MessagePlace,
   MessagePlaceKind,
 } from '@chatmesh/gen/chat/v1/internal';
-import { createClient, MeshError } from '@chatmesh/mesh';
+import { MeshError } from '@chatmesh/mesh';
 import { readToken } from '@chatmesh/sdk';
-import { CommandError, edgeFailure, exitCodes, meshFailure } from '../failure.js';
-import { operatorTls } from '../operator.js';
+import { CommandError, edgeFailure, exitCodes } from '../failure.js';
+import { type RouterOptions, Routers } from '../routers.js';
 import type { Terminal } from '../terminal.js';
 
-export interface ExplainOptions {
+export interface ExplainOptions extends RouterOptions {
   token?: string;
-  chatAddress: string;
   json: boolean;
 }
 
+/** In the order in which a message that meets no trouble makes them. */
+type HopName = 'received' | 'accepted' | 'taken' | 'transmitted' | 'delivered' | 'read' | 'failed';
+
 interface Hop {
-  readonly hop: 'accepted' | 'delivered' | 'read' | 'failed';
+  readonly hop: HopName;
   readonly atMs: number;
 }
+
+const HOP_TEXT: Record<HopName, string> = {
+  received: 'received by an edge',
+  accepted: 'accepted by a router',
+  taken: "taken from the log or the inbox by the recipient's router",
+  transmitted: 'transmitted to a device',
+  delivered: 'delivered',
+  read: 'read',
+  failed: 'failed',
+};
 
 /**
  * `status --explain`: the time of every hop of messages, and where they lie now; never the content. With a token only
@@ -28,35 +41,62 @@ interface Hop {
  */
 export async function explain(terminal: Terminal, ids: readonly string[], options: ExplainOptions): Promise<void> {
   const participantId = options.token === undefined ? '' : userOf(options.token);
-  const chat = createClient(InternalChatService, { address: options.chatAddress, tls: operatorTls(terminal) });
+  const routers = new Routers(terminal, InternalChatService, options);
   let missing = 0;
-  try {
-    for (const serverMessageId of ids) {
-      try {
-        const request = { serverMessageId, participantId };
-        const explained = await chat.explainMessage(request, { signal: terminal.signal });
-        if (options.json) terminal.out(JSON.stringify(asJson(serverMessageId, explained)));
-        else for (const line of asText(serverMessageId, explained)) terminal.out(line);
-      } catch (error) {
-        if (!(error instanceof MeshError && error.kind === 'not_found')) throw error;
-        missing++;
-        terminal.out(
-          options.json
-            ? JSON.stringify({ server_message_id: serverMessageId, status: 'unknown' })
-            : `${serverMessageId} unknown`,
-        );
-      }
+  for (const serverMessageId of ids) {
+    const request = { serverMessageId, participantId };
+    const asked = await routers.all((router) =>
+      router.explainMessage(request, { signal: terminal.signal }).catch((error: unknown) => {
+        if (error instanceof MeshError && error.kind === 'not_found') return undefined;
+        throw error;
+      }),
+    );
+    const known = asked.flatMap(({ answer }) => (answer ? [answer] : []));
+    const failed = asked.find(({ failure }) => failure !== undefined);
+    if (known.length > 0) {
+      const explained = together(known);
+      if (options.json) terminal.out(JSON.stringify(asJson(serverMessageId, explained)));
+      else for (const line of asText(serverMessageId, explained)) terminal.out(line);
+      if (failed) terminal.err(`${failed.address} does not answer: what it has in its hands is not shown.`);
+      continue;
     }
-  } catch (error) {
-    throw meshFailure(error, options.chatAddress, '--chat-address');
-  } finally {
-    chat.close();
+    if (failed) throw failed.failure;
+    missing++;
+    terminal.out(
+      options.json
+        ? JSON.stringify({ server_message_id: serverMessageId, status: 'unknown' })
+        : `${serverMessageId} unknown`,
+    );
   }
   if (missing > 0)
     throw new CommandError(
       exitCodes.refused,
       `${missing} of them ${participantId === '' ? 'nobody sent' : 'you neither sent nor received'}.`,
     );
+}
+
+/** From what a router knows of a device least to what it knows best: what is in flight only its owner sees. */
+const TELLING = [
+  MessagePlaceKind.UNSPECIFIED,
+  MessagePlaceKind.ELSEWHERE,
+  MessagePlaceKind.INBOX,
+  MessagePlaceKind.LOG,
+  MessagePlaceKind.IN_FLIGHT,
+  MessagePlaceKind.CONFIRMED,
+];
+
+/** What several routers know of a message, as one. */
+function together(answers: readonly ExplainMessageResponse[]): ExplainMessageResponse {
+  const furthest = answers.reduce((best, next) => (hopsOf(next).length > hopsOf(best).length ? next : best));
+  const merged = (placesOf: (answer: ExplainMessageResponse) => readonly MessagePlace[]) => {
+    const best = new Map<string, MessagePlace>();
+    for (const place of answers.flatMap(placesOf)) {
+      const other = best.get(place.deviceId);
+      if (!other || TELLING.indexOf(place.kind) > TELLING.indexOf(other.kind)) best.set(place.deviceId, place);
+    }
+    return [...best.values()];
+  };
+  return { ...furthest, places: merged(({ places }) => places), copies: merged(({ copies }) => copies) };
 }
 
 function userOf(token: string): string {
@@ -67,15 +107,18 @@ function userOf(token: string): string {
   }
 }
 
-function hopsOf({ state }: ExplainMessageResponse): Hop[] {
-  const hops = [
-    { hop: 'accepted', at: state?.acceptedAt },
-    { hop: 'delivered', at: state?.deliveredAt },
-    { hop: 'read', at: state?.readAt },
-    { hop: 'failed', at: state?.failedAt },
-  ] as const;
-  const known = hops.flatMap(({ hop, at }) => (at ? [{ hop, atMs: Number(at.seconds) * 1000 + at.nanos / 1e6 }] : []));
-  return known.sort((a, b) => a.atMs - b.atMs);
+function hopsOf({ state, receivedAtMs, takenAtMs, transmittedAtMs }: ExplainMessageResponse): Hop[] {
+  const msOf = (at: Timestamp | undefined) => (at ? timestampMs(at) : 0);
+  const hops: [HopName, number][] = [
+    ['received', Number(receivedAtMs)],
+    ['accepted', msOf(state?.acceptedAt)],
+    ['taken', Number(takenAtMs)],
+    ['transmitted', Number(transmittedAtMs)],
+    ['delivered', msOf(state?.deliveredAt)],
+    ['read', msOf(state?.readAt)],
+    ['failed', msOf(state?.failedAt)],
+  ];
+  return hops.filter(([, atMs]) => atMs > 0).map(([hop, atMs]) => ({ hop, atMs }));
 }
 
 const statusOf = ({ state }: ExplainMessageResponse) =>
@@ -84,7 +127,6 @@ const statusOf = ({ state }: ExplainMessageResponse) =>
 function asJson(id: string, explained: ExplainMessageResponse): object {
   const { state, senderId, position, places, copies } = explained;
   const hops = hopsOf(explained);
-  const acceptedMs = hops[0]?.atMs ?? 0;
   return {
     server_message_id: id,
     client_message_id: state?.clientMessageId,
@@ -93,7 +135,7 @@ function asJson(id: string, explained: ExplainMessageResponse): object {
     sender_id: senderId,
     receiver_id: state?.receiverId,
     position,
-    hops: hops.map(({ hop, atMs }) => ({ hop, at: iso(atMs), after_ms: atMs - acceptedMs })),
+    hops: hops.map(({ hop, atMs }, i) => ({ hop, at: iso(atMs), after_ms: atMs - (hops[i - 1]?.atMs ?? atMs) })),
     devices: places.map(placeJson),
     copies: copies.map(placeJson),
   };
@@ -113,9 +155,9 @@ function* asText(id: string, explained: ExplainMessageResponse): Generator<strin
   yield `${id} ${statusOf(explained)}${state?.code ? ` (${state.code})` : ''}`;
   yield `  from ${senderId} to ${state?.receiverId}, at position ${position} of the log`;
   const hops = hopsOf(explained);
-  for (const { hop, atMs } of hops) {
-    const afterMs = atMs - (hops[0]?.atMs ?? atMs);
-    yield `  ${iso(atMs)} ${hop}${afterMs > 0 ? ` after ${afterMs} ms` : ''}`;
+  for (const [i, { hop, atMs }] of hops.entries()) {
+    const before = hops[i - 1];
+    yield `  ${iso(atMs)} ${HOP_TEXT[hop]}${before ? `, ${atMs - before.atMs} ms later` : ''}`;
   }
   for (const place of places) yield `  device ${place.deviceId}: ${placeText(place)}`;
   for (const place of copies) yield `  the sender's device ${place.deviceId}, a copy: ${placeText(place)}`;

@@ -16,7 +16,15 @@ import { baseRecord } from './ledger.js';
 /** What a sender hands in, whoever brings it. */
 export type Submission = Pick<
   Submit,
-  'senderId' | 'senderDeviceId' | 'receiverId' | 'groupId' | 'clientMessageId' | 'payload' | 'sealed' | 'traceparent'
+  | 'senderId'
+  | 'senderDeviceId'
+  | 'receiverId'
+  | 'groupId'
+  | 'clientMessageId'
+  | 'payload'
+  | 'sealed'
+  | 'traceparent'
+  | 'receivedAtMs'
 >;
 
 /** The message is durable. */
@@ -223,6 +231,7 @@ export class Ingress {
     message.payload = submission.payload as Uint8Array<ArrayBuffer>;
     message.fingerprint = this.#fingerprint(submission);
     message.traceparent = pending.span?.traceparent ?? submission.traceparent;
+    message.receivedAtMs = submission.receivedAtMs;
     pending.message = message;
     pending.acceptedAtMs = acceptedAtMs;
     if (this.#batch.length === 0) queueMicrotask(() => this.#acceptBatch());
@@ -278,6 +287,8 @@ export class Ingress {
       this.#adoptedMs = Math.max(this.#adoptedMs, acceptedAtMs);
       pending.acceptedAtMs = acceptedAtMs;
       pending.message.acceptedAtMs = BigInt(acceptedAtMs);
+      // The first copy's way is not this one's.
+      pending.message.receivedAtMs = 0n;
     } else if (acceptedAtMs < this.#adoptedMs) {
       pending.acceptedAtMs = this.#adoptedMs;
       pending.message.acceptedAtMs = BigInt(this.#adoptedMs);

@@ -273,10 +273,13 @@ export function baseRecord(message: Delivery['tracked']['message'], position: Po
     acceptedAtMs: Number(message.acceptedAtMs),
     position,
     fingerprint: message.fingerprint,
+    receivedAtMs: Number(message.receivedAtMs),
     deliveredAtMs: 0,
     readAtMs: 0,
     failedAtMs: 0,
     code: '',
     devices: [],
+    takenAtMs: 0,
+    transmittedAtMs: 0,
   };
 }

@@ -6,7 +6,7 @@ import { type Logger, type MeshError, RecentIds, type Span, sleep, type Traces, 
 import { confirmationOf, type ReceiptSubject, receiptOf, traceparentOf } from '../domain/events.js';
 import type { InboxStore } from '../stores/inbox-store.js';
 import type { LogConsumer, LogRecord, MessageLog, Position } from '../stores/message-log.js';
-import type { StatusRecord, StatusStore } from '../stores/status-store.js';
+import { NOTHING_NEW, type StatusRecord, type StatusStore } from '../stores/status-store.js';
 import { DeadLetters, tellsSender } from './dead-letters.js';
 import type { Delivery, Device, Tracked } from './device.js';
 import type { CachedDirectory, DirectoryUser } from './directory.js';
@@ -367,9 +367,7 @@ export class Owner {
     const atMs = this.now();
     const { serverMessageId } = subject;
     await this.whileUnavailable(() =>
-      this.statuses.update([
-        { serverMessageId, base, deviceId: undefined, deliveredAtMs: 0, readAtMs: 0, failedAtMs: atMs, code },
-      ]),
+      this.statuses.update([{ ...NOTHING_NEW, serverMessageId, base, failedAtMs: atMs, code }]),
     );
     await this.whileUnavailable(() => this.#deps.log.publish([receiptOf(subject, MessageStatus.FAILED, atMs, code)]));
   }

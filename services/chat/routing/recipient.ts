@@ -5,7 +5,7 @@ import { confirmableId, deviceMark, type LogEvent, receiptOf, traceparentOf } fr
 import { UNCLAIMED_DEVICE } from '../domain/ids.js';
 import type { InboxRow } from '../stores/inbox-store.js';
 import type { LogRecord, Position } from '../stores/message-log.js';
-import type { StatusRecord } from '../stores/status-store.js';
+import { NOTHING_NEW, type StatusRecord } from '../stores/status-store.js';
 import { type Delivery, Device, type Tracked } from './device.js';
 import type { EdgeLink } from './edge-link.js';
 import { baseRecord } from './ledger.js';
@@ -637,15 +637,7 @@ export class Recipient {
     const mark = deviceMark(message.copy, device.id);
     if (message.copy) {
       this.#owner.confirmed({
-        update: {
-          serverMessageId: tracked.id,
-          base: undefined,
-          deviceId: mark,
-          deliveredAtMs: 0,
-          readAtMs: 0,
-          failedAtMs: 0,
-          code: '',
-        },
+        update: { ...NOTHING_NEW, serverMessageId: tracked.id, deviceId: mark },
         receipt: undefined,
         delivery,
       });
@@ -673,6 +665,8 @@ export class Recipient {
         readAtMs: tracked.readAtMs,
         failedAtMs: 0,
         code: '',
+        takenAtMs: delivery ? tracked.receivedAtMs : 0,
+        transmittedAtMs: delivery?.sentAtMs ?? 0,
       },
       receipt,
       delivery,
@@ -699,15 +693,7 @@ export class Recipient {
         } else if (record?.senderId === this.userId) {
           elsewhere.add(id);
           this.#owner.confirmed({
-            update: {
-              serverMessageId: id,
-              base: undefined,
-              deviceId: deviceMark(true, deviceId),
-              deliveredAtMs: 0,
-              readAtMs: 0,
-              failedAtMs: 0,
-              code: '',
-            },
+            update: { ...NOTHING_NEW, serverMessageId: id, deviceId: deviceMark(true, deviceId) },
             receipt: undefined,
             delivery: undefined,
           });
@@ -729,13 +715,11 @@ export class Recipient {
     if (record.deliveredAtMs === 0) this.#owner.onDelivered(record.acceptedAtMs, atMs);
     this.#owner.confirmed({
       update: {
+        ...NOTHING_NEW,
         serverMessageId: record.serverMessageId,
-        base: undefined,
         deviceId,
         deliveredAtMs: atMs,
         readAtMs: read ? atMs : 0,
-        failedAtMs: 0,
-        code: '',
       },
       receipt:
         news && !failed ? receiptOf(record, read ? MessageStatus.READ : MessageStatus.DELIVERED, atMs) : undefined,

@@ -57,6 +57,9 @@ export async function explainMessage(
     state: stateOf(record),
     senderId,
     position,
+    receivedAtMs: BigInt(record.receivedAtMs),
+    takenAtMs: BigInt(record.takenAtMs),
+    transmittedAtMs: BigInt(record.transmittedAtMs),
     // The nil device stands for the first one to come; most users have theirs.
     places: places.filter(({ deviceId, kind }) => deviceId !== UNCLAIMED_DEVICE || isSomewhere(kind)),
     // Which device has sent it is not recorded: it is among those that have no copy.

@@ -9,11 +9,13 @@ const FAILED = 3;
 const CONFIRMED = 4;
 
 const ACCEPT = `INSERT INTO message_status
-  (server_message_id, kind, at_ms, detail, client_message_id, sender_id, recipient_id, fingerprint)
-  VALUES (?, 0, ?, ?, ?, ?, ?, ?)`;
+  (server_message_id, kind, at_ms, detail, client_message_id, sender_id, recipient_id, fingerprint, received_at_ms)
+  VALUES (?, 0, ?, ?, ?, ?, ?, ?, ?)`;
 const HAPPEN = 'INSERT INTO message_status (server_message_id, kind, at_ms, detail) VALUES (?, ?, ?, ?)';
-const LOOK_UP = `SELECT server_message_id, kind, at_ms, detail, client_message_id, sender_id, recipient_id, fingerprint
-  FROM message_status WHERE server_message_id IN ?`;
+const DELIVER = `INSERT INTO message_status (server_message_id, kind, at_ms, detail, taken_at_ms, transmitted_at_ms)
+  VALUES (?, 1, ?, ?, ?, ?)`;
+const LOOK_UP = `SELECT server_message_id, kind, at_ms, detail, client_message_id, sender_id, recipient_id, fingerprint,
+  received_at_ms, taken_at_ms, transmitted_at_ms FROM message_status WHERE server_message_id IN ?`;
 const EXIST =
   'SELECT server_message_id FROM message_status WHERE server_message_id IN ? AND kind = 0 PER PARTITION LIMIT 1';
 
@@ -30,6 +32,10 @@ interface Row {
   readonly sender_id: { toString(): string };
   readonly recipient_id: { toString(): string };
   readonly fingerprint: Buffer;
+  readonly received_at_ms: bigint;
+  /** May be set for kind DELIVERED, as the following. */
+  readonly taken_at_ms: bigint | null;
+  readonly transmitted_at_ms: bigint | null;
 }
 
 /**
@@ -120,20 +126,34 @@ export class CassandraStatusStore implements StatusStore {
 }
 
 function acceptance(record: StatusRecord): Statement {
-  const { serverMessageId, acceptedAtMs, position, clientMessageId, senderId, recipientId, fingerprint } = record;
+  const { serverMessageId, acceptedAtMs, position, clientMessageId, senderId, recipientId } = record;
+  const { fingerprint, receivedAtMs } = record;
   const hash = Buffer.from(fingerprint, 'hex');
   return {
     cql: ACCEPT,
-    params: [serverMessageId, BigInt(acceptedAtMs), position, clientMessageId, senderId, recipientId, hash],
+    params: [
+      serverMessageId,
+      BigInt(acceptedAtMs),
+      position,
+      clientMessageId,
+      senderId,
+      recipientId,
+      hash,
+      BigInt(receivedAtMs),
+    ],
   };
 }
 
 function happenings(update: StatusUpdate): Statement[] {
   const { serverMessageId, deliveredAtMs, readAtMs, failedAtMs, code, deviceId = '' } = update;
+  const { takenAtMs, transmittedAtMs } = update;
   const rows: Statement[] = [];
   const happened = (kind: number, atMs: number, detail: string) =>
     rows.push({ cql: HAPPEN, params: [serverMessageId, kind, BigInt(atMs), detail] });
-  if (deliveredAtMs > 0) happened(DELIVERED, deliveredAtMs, deviceId);
+  if (deliveredAtMs > 0 && (takenAtMs > 0 || transmittedAtMs > 0)) {
+    const times = [takenAtMs, transmittedAtMs].map((ms) => (ms > 0 ? BigInt(ms) : undefined));
+    rows.push({ cql: DELIVER, params: [serverMessageId, BigInt(deliveredAtMs), deviceId, ...times] });
+  } else if (deliveredAtMs > 0) happened(DELIVERED, deliveredAtMs, deviceId);
   if (readAtMs > 0) happened(READ, readAtMs, deviceId);
   if (failedAtMs > 0) happened(FAILED, failedAtMs, code);
   if (deviceId !== '' && deliveredAtMs === 0 && readAtMs === 0) happened(CONFIRMED, 0, deviceId);
@@ -145,6 +165,8 @@ function recordOf(serverMessageId: string, rows: readonly Row[]): StatusRecord |
   let accepted: Row | undefined;
   const first = new Map<number, Row>();
   const devices = new Set<string>();
+  let takenAtMs = 0;
+  let transmittedAtMs = 0;
   for (const row of rows) {
     if (row.kind === ACCEPTED) {
       if (!accepted || row.detail < accepted.detail) accepted = row;
@@ -152,6 +174,8 @@ function recordOf(serverMessageId: string, rows: readonly Row[]): StatusRecord |
     }
     if (!first.has(row.kind)) first.set(row.kind, row);
     if (row.kind !== FAILED && row.detail !== '') devices.add(row.detail);
+    takenAtMs = earliest(takenAtMs, row.taken_at_ms);
+    transmittedAtMs = earliest(transmittedAtMs, row.transmitted_at_ms);
   }
   if (!accepted) return undefined;
   const atMs = (kind: number) => Number(first.get(kind)?.at_ms ?? 0);
@@ -163,10 +187,18 @@ function recordOf(serverMessageId: string, rows: readonly Row[]): StatusRecord |
     acceptedAtMs: Number(accepted.at_ms),
     position: accepted.detail,
     fingerprint: accepted.fingerprint.toString('hex'),
+    receivedAtMs: Number(accepted.received_at_ms),
     deliveredAtMs: atMs(DELIVERED),
     readAtMs: atMs(READ),
     failedAtMs: atMs(FAILED),
     code: first.get(FAILED)?.detail ?? '',
     devices: [...devices],
+    takenAtMs,
+    transmittedAtMs,
   };
+}
+
+/** Of two times of which 0, and nothing, say nothing. */
+function earliest(ms: number, other: bigint | null): number {
+  return other === null || (ms !== 0 && ms <= Number(other)) ? ms : Number(other);
 }

@@ -6,16 +6,17 @@ import type { StatusRecord, StatusUpdate } from './status-store.js';
  */
 export type Row = string;
 
-const UNCHANGING = 7;
-/** How many fields change: deliveredAtMs, readAtMs, failedAtMs, code, devices. */
-const CHANGING = 5;
-const NOTHING_YET: readonly string[] = ['0', '0', '0', '', ''];
+const UNCHANGING = 8;
+/** How many fields change: deliveredAtMs, readAtMs, failedAtMs, code, devices, takenAtMs, transmittedAtMs. */
+const CHANGING = 7;
+const NOTHING_YET: readonly string[] = ['0', '0', '0', '', '', '0', '0'];
 const UNCHANGED = `\t${NOTHING_YET.join('\t')}`;
 const NO_DEVICES: readonly string[] = [];
 
 export function rowOf(r: StatusRecord): Row {
   const head = `${r.serverMessageId}\t${r.clientMessageId}\t${r.senderId}\t${r.recipientId}\t${r.acceptedAtMs}\t${r.position}`;
-  return `${head}\t${r.fingerprint}\t${r.deliveredAtMs}\t${r.readAtMs}\t${r.failedAtMs}\t${r.code}\t${r.devices.join(',')}`;
+  const times = `${r.fingerprint}\t${r.receivedAtMs}\t${r.deliveredAtMs}\t${r.readAtMs}\t${r.failedAtMs}`;
+  return `${head}\t${times}\t${r.code}\t${r.devices.join(',')}\t${r.takenAtMs}\t${r.transmittedAtMs}`;
 }
 
 /** The id at the head of a row, without the rest. */
@@ -34,17 +35,22 @@ class StoredRecord implements StatusRecord {
   readonly failedAtMs: number;
   readonly code: string;
   readonly devices: readonly string[];
+  readonly takenAtMs: number;
+  readonly transmittedAtMs: number;
   readonly #row: Row;
   #head: string[] | undefined;
 
   constructor(row: Row) {
-    const [delivered, read, failed, code, devices] = row.endsWith(UNCHANGED) ? NOTHING_YET : changingOf(row);
+    const changing = row.endsWith(UNCHANGED) ? NOTHING_YET : changingOf(row);
+    const [delivered, read, failed, code, devices, taken, transmitted] = changing;
     this.#row = row;
     this.deliveredAtMs = Number(delivered);
     this.readAtMs = Number(read);
     this.failedAtMs = Number(failed);
     this.code = code as string;
     this.devices = devices === '' ? NO_DEVICES : (devices as string).split(',');
+    this.takenAtMs = Number(taken);
+    this.transmittedAtMs = Number(transmitted);
   }
 
   get serverMessageId(): string {
@@ -75,6 +81,10 @@ class StoredRecord implements StatusRecord {
     return this.#field(6);
   }
 
+  get receivedAtMs(): number {
+    return Number(this.#field(7));
+  }
+
   #field(index: number): string {
     this.#head ??= this.#row.split('\t', UNCHANGING);
     return this.#head[index] as string;
@@ -84,7 +94,7 @@ class StoredRecord implements StatusRecord {
 /** The row with an update merged in: the earliest time of each kind stays, with its code. The same row when it says nothing new. */
 export function merged(row: Row, update: StatusUpdate): Row {
   const end = endOfHead(row);
-  const [delivered = '', read = '', failed = '', code = '', devices = ''] = changingOf(row, end);
+  const [delivered, read, failed, code, devices = '', taken, transmitted] = changingOf(row, end);
   const deliveredAtMs = earliest(Number(delivered), update.deliveredAtMs);
   const readAtMs = earliest(Number(read), update.readAtMs);
   const failedAtMs = earliest(Number(failed), update.failedAtMs);
@@ -96,8 +106,12 @@ export function merged(row: Row, update: StatusUpdate): Row {
         ? deviceId
         : `${devices},${deviceId}`;
   const failsEarlier = failedAtMs !== Number(failed);
-  if (all === devices && !failsEarlier && deliveredAtMs === Number(delivered) && readAtMs === Number(read)) return row;
-  return `${row.slice(0, end)}\t${deliveredAtMs}\t${readAtMs}\t${failedAtMs}\t${failsEarlier ? update.code : code}\t${all}`;
+  const isDelivery = update.deliveredAtMs > 0;
+  const takenAtMs = earliest(Number(taken), isDelivery ? update.takenAtMs : 0);
+  const transmittedAtMs = earliest(Number(transmitted), isDelivery ? update.transmittedAtMs : 0);
+  const told = `${failsEarlier ? update.code : code}\t${all}\t${takenAtMs}\t${transmittedAtMs}`;
+  const newer = `${row.slice(0, end)}\t${deliveredAtMs}\t${readAtMs}\t${failedAtMs}\t${told}`;
+  return newer === row ? row : newer;
 }
 
 /** Where the fields that never change end. */

@@ -11,6 +11,8 @@ export interface StatusRecord {
   readonly position: Position;
   /** A keyed hash of recipient and content, hexadecimal. */
   readonly fingerprint: string;
+  /** When the edge had it, by the edge's clock; 0 where that is not known. */
+  readonly receivedAtMs: number;
   /** 0 until the first device confirmed. */
   readonly deliveredAtMs: number;
   /** 0 until it was read. */
@@ -21,6 +23,10 @@ export interface StatusRecord {
   readonly code: string;
   /** Devices that confirmed: it is not sent to them again. */
   readonly devices: readonly string[];
+  /** When the owner of the recipient took it from the log or the inbox, for a device that confirmed it; 0 until then. */
+  readonly takenAtMs: number;
+  /** When it was transmitted to such a device. */
+  readonly transmittedAtMs: number;
 }
 
 /** What has become known of a message since it was accepted. Times are 0 where they say nothing. */
@@ -34,7 +40,23 @@ export interface StatusUpdate {
   readonly readAtMs: number;
   readonly failedAtMs: number;
   readonly code: string;
+  /** With `deliveredAtMs` only. */
+  readonly takenAtMs: number;
+  /** With `deliveredAtMs` only. */
+  readonly transmittedAtMs: number;
 }
+
+/** What an update says besides its id where it says nothing. */
+export const NOTHING_NEW = {
+  base: undefined,
+  deviceId: undefined,
+  deliveredAtMs: 0,
+  readAtMs: 0,
+  failedAtMs: 0,
+  code: '',
+  takenAtMs: 0,
+  transmittedAtMs: 0,
+} as const satisfies Omit<StatusUpdate, 'serverMessageId'>;
 
 /** One record for each accepted message. All writes are durable when their promise resolves. */
 export interface StatusStore extends AsyncDisposable {

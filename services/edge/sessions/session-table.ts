@@ -571,6 +571,7 @@ export function submitOf(action: Extract<ClientAction, { kind: 'send' }>, device
   submit.clientMessageId = action.clientMessageId;
   submit.payload = action.payload as Uint8Array<ArrayBuffer>;
   submit.sealed = action.sealed;
+  submit.receivedAtMs = BigInt(Date.now());
   return submit;
 }
 

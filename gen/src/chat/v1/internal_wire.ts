@@ -665,6 +665,9 @@ export function newExplainMessageResponse(): ExplainMessageResponse {
     position: "",
     places: [],
     copies: [],
+    receivedAtMs: 0n,
+    takenAtMs: 0n,
+    transmittedAtMs: 0n,
   };
 }
 
@@ -690,6 +693,15 @@ export function writeExplainMessageResponse(w: WireWriter, m: ExplainMessageResp
     writeMessagePlace(w, one);
     w.close(start);
   }
+  if (m.receivedAtMs !== 0n) {
+    w.uint64(48, m.receivedAtMs);
+  }
+  if (m.takenAtMs !== 0n) {
+    w.uint64(56, m.takenAtMs);
+  }
+  if (m.transmittedAtMs !== 0n) {
+    w.uint64(64, m.transmittedAtMs);
+  }
 }
 
 export function readExplainMessageResponse(r: WireReader, end: number, m: ExplainMessageResponse): ExplainMessageResponse {
@@ -710,6 +722,15 @@ export function readExplainMessageResponse(r: WireReader, end: number, m: Explai
         break;
       case 42:
         m.copies.push(readMessagePlace(r, r.end(), newMessagePlace()));
+        break;
+      case 48:
+        m.receivedAtMs = r.uint64();
+        break;
+      case 56:
+        m.takenAtMs = r.uint64();
+        break;
+      case 64:
+        m.transmittedAtMs = r.uint64();
         break;
       default:
         r.skip(tag);

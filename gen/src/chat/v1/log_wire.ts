@@ -129,6 +129,7 @@ export function newMessageEvent(): MessageEvent {
     copy: false,
     fingerprint: "",
     traceparent: "",
+    receivedAtMs: 0n,
   };
 }
 
@@ -162,6 +163,9 @@ export function writeMessageEvent(w: WireWriter, m: MessageEvent): void {
   }
   if (m.traceparent !== "") {
     w.string(82, m.traceparent);
+  }
+  if (m.receivedAtMs !== 0n) {
+    w.uint64(88, m.receivedAtMs);
   }
 }
 
@@ -198,6 +202,9 @@ export function readMessageEvent(r: WireReader, end: number, m: MessageEvent): M
         break;
       case 82:
         m.traceparent = r.string();
+        break;
+      case 88:
+        m.receivedAtMs = r.uint64();
         break;
       default:
         r.skip(tag);

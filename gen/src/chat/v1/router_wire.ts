@@ -170,6 +170,7 @@ export function newSubmit(): Submit {
     payload: NO_BYTES,
     sealed: false,
     traceparent: "",
+    receivedAtMs: 0n,
   };
 }
 
@@ -200,6 +201,9 @@ export function writeSubmit(w: WireWriter, m: Submit): void {
   }
   if (m.traceparent !== "") {
     w.string(74, m.traceparent);
+  }
+  if (m.receivedAtMs !== 0n) {
+    w.uint64(80, m.receivedAtMs);
   }
 }
 
@@ -233,6 +237,9 @@ export function readSubmit(r: WireReader, end: number, m: Submit): Submit {
         break;
       case 74:
         m.traceparent = r.string();
+        break;
+      case 80:
+        m.receivedAtMs = r.uint64();
         break;
       default:
         r.skip(tag);
