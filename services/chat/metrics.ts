@@ -6,6 +6,9 @@ const LATENCY_BUCKETS_S = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 
 /** A device that is away for a day or two is nothing unusual. */
 const DELIVERY_BUCKETS_S = [...LATENCY_BUCKETS_S, 600, 3_600, 43_200, 172_800];
 
+/** In the first are the devices for which nothing waited. */
+const DEPTH_BUCKETS = [0, 1, 10, 100, 1_000, 10_000, 100_000];
+
 /** What a router tells of itself. Its counters are plain numbers, which are read when somebody asks. */
 export function exposeRouter(metrics: Metrics, { ingress, owner, now }: RouterParts): void {
   const transmitted = metrics.histogram({
@@ -20,6 +23,12 @@ export function exposeRouter(metrics: Metrics, { ingress, owner, now }: RouterPa
     buckets: DELIVERY_BUCKETS_S,
   });
   owner.onDelivered = (acceptedAtMs, atMs) => delivered.observe((atMs - acceptedAtMs) / 1000);
+  const depth = metrics.histogram({
+    name: 'chatmesh_inbox_depth',
+    help: 'Events that waited in the inbox of a device, for each session that has been sent all of them.',
+    buckets: DEPTH_BUCKETS,
+  });
+  owner.onDrained = (rows) => depth.observe(rows);
   const { counts } = owner;
   metrics.counter(
     {

@@ -51,6 +51,8 @@ describe('/metrics', () => {
       chatmesh_send_seconds_count: 1,
       chatmesh_accept_to_transmit_seconds_count: 1,
       chatmesh_accept_to_deliver_seconds_count: 1,
+      chatmesh_inbox_depth_count: 2,
+      'chatmesh_inbox_depth_bucket{le="0"}': 2,
       chatmesh_deliveries_unconfirmed: 0,
       chatmesh_log_oldest_unacknowledged_seconds: 0,
       'chatmesh_log_backlog{topic="events"}': 0,
@@ -81,6 +83,8 @@ describe('/metrics', () => {
     const b = await WireClient.connect(mesh.url, bob);
     await b.frame((f) => f.content === 'while you are away');
     await until(async () => (await sample('chatmesh_redeliveries_total')) > 0, { what: 'a repeat' });
+    b.confirm('delivered', b.messages[0]?.server_message_id);
+    await reaches('chatmesh_inbox_depth_sum', 1);
     await Promise.all([a.close(), b.close()]);
   });
 

@@ -53,6 +53,8 @@ export interface AttachedSession {
   /** Position of the opening: caught_up follows everything up to it. Undefined until the opening was seen. */
   openedAt: Position | undefined;
   caughtUp: boolean;
+  /** Rows of the inbox that it was sent; undefined once the inbox had no more. */
+  drained: number | undefined;
 }
 
 /** At most so many messages are on their way to a device and not confirmed. */

@@ -104,6 +104,8 @@ export class Owner {
   onTransmitted: (message: NonNullable<Tracked['message']>) => void = () => {};
   /** Called when the first device of a recipient confirms a message: when it was accepted, and when that was. */
   onDelivered: (acceptedAtMs: number, atMs: number) => void = () => {};
+  /** Called when a session has been sent everything that waited for it, with how many rows that was. */
+  onDrained: (rows: number) => void = () => {};
   /** What has happened since the start. */
   readonly counts = { redeliveries: 0, unconfirmedSessions: 0, deadLetters: 0, failed: new Map<string, number>() };
 

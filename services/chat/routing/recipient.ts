@@ -517,6 +517,8 @@ export class Recipient {
           if (rows.length > 0 || device.appends !== appends) continue;
           device.state = 'live';
           this.#caughtUp(device, true);
+          if (session.drained !== undefined) this.#owner.onDrained(session.drained);
+          session.drained = undefined;
           break;
         }
         const events = readable.map((row) => LogEventWire.decode(row.payload));
@@ -541,6 +543,7 @@ export class Recipient {
             return;
           }
           if (device.settling.has(id)) return;
+          if (session.drained !== undefined) session.drained++;
           this.#transmit(
             device,
             this.#track(id, { event, payload: row.payload }, record),
@@ -620,7 +623,15 @@ export class Recipient {
       this.detach(device, current.link, current.number);
       current.link.closeSession(current.number, 4409, 'replaced by a newer connection of the same device');
     }
-    device.session = { link, number, attachedAtMs: this.#owner.now(), ready: false, openedAt, caughtUp: false };
+    device.session = {
+      link,
+      number,
+      attachedAtMs: this.#owner.now(),
+      ready: false,
+      openedAt,
+      caughtUp: false,
+      drained: 0,
+    };
     device.state = 'draining';
     device.cursor = undefined;
     link.attach(number, device, openedAt === undefined);
