@@ -5,6 +5,7 @@ import { readCa } from './ca-file.js';
 import { type EngineOperation, engineOperation } from './engine-times.js';
 import { MeshError } from './errors.js';
 import { type Logger, Metrics } from './observe.js';
+import { RedisChannels } from './redis-channels.js';
 import type { RedisConfig } from './redis-config.js';
 import { isRedirection, redisError, startsWith } from './redis-errors.js';
 
@@ -18,6 +19,8 @@ const PING_EVERY_MS = 2_000;
 /** Commands without an answer, of everybody together; more are refused, so that a slow Redis does not fill the memory. */
 const MAX_IN_FLIGHT = 20_000;
 const MAX_REDIRECTIONS = 4;
+/** For so long at the most, changes on slots that have moved are not told. */
+const SUBSCRIBED_SLOTS_MS = 5_000;
 
 type Argument = string | number | Buffer;
 
@@ -50,6 +53,7 @@ export class RedisClient implements AsyncDisposable {
   /** What every key is to begin with. */
   readonly prefix: string;
   readonly #client: Redis | Cluster;
+  readonly #channels: RedisChannels;
   readonly #logger: Logger;
   readonly #ping: NodeJS.Timeout;
   readonly #commands: EngineOperation;
@@ -66,7 +70,9 @@ export class RedisClient implements AsyncDisposable {
     this.#commands = engineOperation(metrics, 'redis', 'command');
     this.#scripts = engineOperation(metrics, 'redis', 'script');
     this.#logger = logger;
-    this.#client = config.cluster ? clusterOf(config) : redisOf(config);
+    const connection = config.cluster ? clusterOf : redisOf;
+    this.#client = connection(config);
+    this.#channels = new RedisChannels(() => connection(config, { subscribes: true }));
     this.#listen(this.#client);
     this.#ping = setInterval(() => void this.#call(() => this.#client.ping()).catch(() => {}), PING_EVERY_MS).unref();
   }
@@ -131,8 +137,14 @@ export class RedisClient implements AsyncDisposable {
     return this.#script(script, [key, ...args], undefined, (sha, rest) => client.evalshaBuffer(sha, 1, ...rest));
   }
 
+  /** As {@link RedisChannels.subscribe}; a script publishes, with SPUBLISH, on the channel that is named like its key. */
+  subscribe(channel: string, listener: () => void): Promise<() => void> {
+    return this.#channels.subscribe(channel, listener);
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closing = true;
+    this.#channels.close();
     clearInterval(this.#ping);
     this.#client.disconnect();
   }
@@ -251,8 +263,14 @@ export class RedisClient implements AsyncDisposable {
   }
 }
 
-function redisOf(config: RedisConfig): Redis {
-  const options = { ...commonOptions(config), db: config.database, retryStrategy: retryMs, enableOfflineQueue: false };
+function redisOf(config: RedisConfig, { subscribes = false } = {}): Redis {
+  const options = {
+    ...commonOptions(config),
+    db: config.database,
+    retryStrategy: retryMs,
+    // What is subscribed to while it connects waits for that.
+    enableOfflineQueue: subscribes,
+  };
   if (config.sentinels.length === 0) return new Redis({ ...options, ...hostAndPort(config.nodes[0] ?? '') });
   return new Redis({
     ...options,
@@ -265,12 +283,15 @@ function redisOf(config: RedisConfig): Redis {
   });
 }
 
-function clusterOf(config: RedisConfig): Cluster {
+function clusterOf(config: RedisConfig, { subscribes = false } = {}): Cluster {
   return new Cluster(config.nodes.map(hostAndPort), {
     redisOptions: commonOptions(config),
     lazyConnect: true,
-    enableOfflineQueue: false,
-    enableAutoPipelining: true,
+    enableOfflineQueue: subscribes,
+    shardedSubscribers: subscribes,
+    // A node that gives a slot away ends its subscriptions, and the driver looks where the slot is only when it is refreshed.
+    ...(subscribes && { slotsRefreshInterval: SUBSCRIBED_SLOTS_MS }),
+    enableAutoPipelining: !subscribes,
     clusterRetryStrategy: retryMs,
     maxRedirections: MAX_REDIRECTIONS,
     slotsRefreshTimeout: REDIS_DEADLINE_MS,

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { EdgeSession, PresenceStore } from '@chatmesh/presence';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { until } from './engine.js';
 
 const LEASE_MS = 15_000;
 
@@ -94,6 +95,34 @@ export function presenceStoreContract(engine: string, open: (now: () => number) 
       expect(await store.sessionsOf([kept.userId])).toEqual([{ ...kept, edgeId }]);
       expect(await store.sessionsOf([dropped.userId])).toEqual([]);
       expect(await store.sessionsOf([elsewhere.userId])).toHaveLength(1);
+    });
+
+    test('who watches a user is told when a session begins and when one ends, and not of others, nor after leaving', async () => {
+      await everything();
+      const [session, other] = [newSession(), newSession()];
+      const told = { one: 0, two: 0, other: 0 };
+      const leave = await store.watch(session.userId, () => told.one++);
+      const leaveToo = await store.watch(session.userId, () => told.two++);
+      await store.watch(other.userId, () => told.other++);
+      // A watcher may be told without need when it begins: this is over when what follows is told.
+      const tellsBoth = async (change: Change) => {
+        const before = { ...told };
+        await changes(change);
+        await until(() => told.one > before.one && told.two > before.two, 'both are told');
+      };
+      await tellsBoth({ opened: [session] });
+      const otherBefore = told.other;
+      await tellsBoth({ closed: [session] });
+      leave();
+      leave();
+      const { one, two } = told;
+      await changes({ opened: [session] });
+      await until(() => told.two > two, 'who has stayed is told');
+      expect(told.one).toBe(one);
+      expect(told.other).toBe(otherBefore);
+      leaveToo();
+      await changes({ opened: [other] });
+      await until(() => told.other > otherBefore, 'others are told');
     });
 
     test('an unknown edge is asked for a full report, and nothing is taken before', async () => {

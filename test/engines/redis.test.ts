@@ -4,8 +4,8 @@ import { RedisClient } from '@chatmesh/mesh/redis';
 import { type EdgeSession, PresenceService, type PresenceStore } from '@chatmesh/presence';
 import { RedisPresenceStore } from '@chatmesh/presence/redis';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { until } from '../contract/engine.js';
 import { presenceStoreContract } from '../contract/presence-store.js';
+import { until } from '../mesh.js';
 import { RedisServer, startRedisCluster } from './redis-server.js';
 
 const LEASE_MS = 15_000;
@@ -47,6 +47,47 @@ describe('on a cluster', () => {
       kind: 'failed_precondition',
       message: expect.stringContaining('REDIS_CLUSTER=true'),
     });
+  });
+
+  test('who watches hears of changes through other processes, from every node, after slots have moved and nodes come back', async () => {
+    const env = { REDIS_URL: url(), REDIS_CLUSTER: 'true', REDIS_PREFIX: `test:${randomUUID()}:` };
+    const [here, there] = [await openStore(env), await openStore(env)];
+    try {
+      const edgeId = randomUUID();
+      const report = (full: boolean, opened: EdgeSession[]) =>
+        untilDone(() => there.report({ edgeId, leaseMs: LEASE_MS, full, opened, closed: [] }));
+      await report(true, []);
+      const users = Array.from({ length: 60 }, () => randomUUID());
+      const told = new Set<string>();
+      for (const userId of users) await here.watch(userId, () => told.add(userId));
+      let session = 1;
+      const allAreTold = async () => {
+        told.clear();
+        await until(
+          async () => {
+            const opened = users
+              .filter((userId) => !told.has(userId))
+              .map((userId) => ({ ...newSession(session++), userId }));
+            await report(false, opened);
+            return told.size === users.length;
+          },
+          { what: () => `${users.length - told.size} of ${users.length} to be told` },
+        );
+      };
+      await allAreTold();
+      const [from, to] = servers as [RedisServer, RedisServer];
+      await moveSlots(from, to, 500);
+      await report(true, []);
+      await allAreTold();
+      await from.kill();
+      await from.restart();
+      await report(true, []);
+      await allAreTold();
+      await moveSlots(to, from, 500);
+    } finally {
+      await here[Symbol.asyncDispose]();
+      await there[Symbol.asyncDispose]();
+    }
   });
 
   test('keys whose slots have moved are written and found where they are now', async () => {
@@ -136,13 +177,30 @@ describe('a Redis', () => {
     await report(true, [newSession(1)]);
     await server.kill();
     await expect(store.sessionsOf([randomUUID()])).rejects.toMatchObject({ kind: 'unavailable' });
-    await until(() => !store.ready, 'it is noticed');
+    await until(() => !store.ready, { what: 'it is noticed' });
     await server.restart();
-    await until(() => store.ready, 'it is there again');
+    await until(() => store.ready, { what: 'it is there again' });
     expect(await report(false)).toEqual({ known: false });
     const session = newSession(2);
     await report(true, [session]);
     expect(await store.sessionsOf([session.userId])).toHaveLength(1);
+  });
+
+  test('that restarts is watched again by itself, and watchers are told to look', async () => {
+    await report(true);
+    const session = newSession(1);
+    let told = 0;
+    await store.watch(session.userId, () => told++);
+    await server.kill();
+    await until(() => !store.ready, { what: 'it is noticed' });
+    await expect(store.watch(randomUUID(), () => undefined)).rejects.toMatchObject({ kind: 'unavailable' });
+    const before = told;
+    await server.restart();
+    await until(() => told > before, { what: 'watchers are told' });
+    await until(() => store.ready, { what: 'it is there again' });
+    const again = told;
+    await report(true, [session]);
+    await until(() => told > again, { what: 'a change is told' });
   });
 
   test('that stands still makes calls fail within their deadline, also when many come, and is used again', async () => {
@@ -160,14 +218,14 @@ describe('a Redis', () => {
     } finally {
       server.resume();
     }
-    await until(() => store.ready, 'it is there again');
+    await until(() => store.ready, { what: 'it is there again' });
     expect(await report(true)).toEqual({ known: true });
   });
 
   test('that stands still is noticed although nobody asks it anything', async () => {
     server.pause();
     try {
-      await until(() => !store.ready, 'it is noticed');
+      await until(() => !store.ready, { what: 'it is noticed' });
     } finally {
       server.resume();
     }
@@ -277,7 +335,7 @@ describe('the presence service', () => {
       expect(service.ready).toBe(false);
       expect(lines.filter((line) => line.includes('Redis does not answer'))).toHaveLength(1);
       await server.restart();
-      await until(() => service.ready, 'it is ready');
+      await until(() => service.ready, { what: 'it is ready' });
       expect(lines.at(-1)).toContain('Redis answers');
     } finally {
       await service[Symbol.asyncDispose]();

@@ -8,6 +8,7 @@
 -- ARGV[4]  time to live of the hash, milliseconds (integer)
 -- ARGV[5]  how many of the following fields began (integer); the rest ended
 -- ARGV[6...]  fields
+-- Says on the channel that is named like the key when there is a session more, or less.
 -- Returns nothing.
 
 local user = KEYS[1]
@@ -23,8 +24,10 @@ if last_opened > 5 then
   end
 end
 
+local changed = false
 for i = 6, last_opened do
   local before = redis.call('HGET', user, ARGV[i])
+  changed = changed or not before
   -- A report that was delayed does not take a session back to an incarnation that is over.
   if not before or tonumber(string.match(before, '^%d+')) <= incarnation then
     redis.call('HSET', user, ARGV[i], ARGV[1] .. ' ' .. expiry)
@@ -39,3 +42,4 @@ if removed > 0 then
 end
 
 redis.call('PEXPIRE', user, ARGV[4])
+if changed or removed > 0 then redis.call('SPUBLISH', user, '') end

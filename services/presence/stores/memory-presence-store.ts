@@ -31,6 +31,7 @@ export class MemoryPresenceStore implements PresenceStore {
   readonly #lastSeen: LastSeen;
   readonly #edges = new Map<string, Edge>();
   readonly #byNumber = new Map<number, Edge>();
+  readonly #watchers = new Map<string, Set<() => void>>();
   #nextNumber = 1;
   #firstExpiryMs = Number.POSITIVE_INFINITY;
 
@@ -61,12 +62,17 @@ export class MemoryPresenceStore implements PresenceStore {
     edge.reportedAtMs = nowMs;
     edge.expiresAtMs = nowMs + leaseMs;
     this.#firstExpiryMs = Math.min(this.#firstExpiryMs, edge.expiresAtMs);
-    for (const session of opened) this.#sessions.add({ ...session, edge: edge.number });
+    for (const session of opened) {
+      this.#sessions.add({ ...session, edge: edge.number });
+      this.#tell(session.userId);
+    }
     // Only now, so that who is still there never was away.
     if (before && before !== edge) this.#drop(before, nowMs);
     for (const session of closed) {
       const removed = this.#sessions.remove({ ...session, edge: edge.number });
-      if (removed && !this.#sessions.has(session.userId)) this.#lastSeen.note(session.userId, nowMs);
+      if (!removed) continue;
+      if (!this.#sessions.has(session.userId)) this.#lastSeen.note(session.userId, nowMs);
+      this.#tell(session.userId);
     }
     return { known: true };
   }
@@ -91,7 +97,21 @@ export class MemoryPresenceStore implements PresenceStore {
     return times;
   }
 
+  async watch(userId: string, onChange: () => void): Promise<() => void> {
+    const watchers = this.#watchers.get(userId) ?? new Set();
+    // One function may watch twice.
+    const watcher = () => onChange();
+    this.#watchers.set(userId, watchers.add(watcher));
+    return () => {
+      if (watchers.delete(watcher) && watchers.size === 0) this.#watchers.delete(userId);
+    };
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {}
+
+  #tell(userId: string): void {
+    for (const watcher of this.#watchers.get(userId) ?? []) watcher();
+  }
 
   #addEdge(edgeId: string): Edge {
     const edge: Edge = { number: this.#nextNumber++, edgeId, reportedAtMs: 0, expiresAtMs: 0 };
@@ -118,6 +138,9 @@ export class MemoryPresenceStore implements PresenceStore {
 
   #drop(edge: Edge, lastSeenMs: number): void {
     this.#byNumber.delete(edge.number);
-    for (const userId of this.#sessions.removeEdge(edge.number)) this.#lastSeen.note(userId, lastSeenMs);
+    for (const userId of this.#sessions.removeEdge(edge.number)) {
+      this.#lastSeen.note(userId, lastSeenMs);
+      this.#tell(userId);
+    }
   }
 }

@@ -24,6 +24,13 @@ export interface PresenceStore extends AsyncDisposable {
    * Without those who are online and those of whom it is not known; it is kept for a bounded time and number of users.
    */
   lastSeen(userIds: readonly string[]): Promise<Map<string, number>>;
+
+  /**
+   * Calls `onChange` soon after a session of the user has been reported to begin or to end, through whichever process, until the
+   * function that this resolves with is called; also when nothing has changed, and when a change may have been missed. It says that it is worth
+   * asking, not what has changed. That an edge's lease has run out nobody reports: who has to know it asks when it would.
+   */
+  watch(userId: string, onChange: () => void): Promise<() => void>;
 }
 
 export interface EdgeReport {

@@ -106,6 +106,10 @@ export class RedisPresenceStore implements PresenceStore {
     return times;
   }
 
+  watch(userId: string, onChange: () => void): Promise<() => void> {
+    return this.#redis.subscribe(this.#userKey(userId), onChange);
+  }
+
   /** Closes the connection. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#redis[Symbol.asyncDispose]();

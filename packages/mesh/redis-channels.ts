@@ -1,0 +1,97 @@
+import { Cluster, type Redis } from 'ioredis';
+import { MeshError } from './errors.js';
+import { redisError } from './redis-errors.js';
+
+/** So long a subscription may take. */
+const SUBSCRIBE_MS = 2_000;
+
+interface Channel {
+  readonly listeners: Set<() => void>;
+  readonly subscribed: Promise<void>;
+}
+
+/**
+ * Sharded channels of Redis 7: in a cluster a message stays on the node that has the slot of its channel's name. Subscriptions have
+ * connections of their own, which are made with the first one and come back by themselves.
+ */
+export class RedisChannels {
+  readonly #open: () => Redis | Cluster;
+  readonly #channels = new Map<string, Channel>();
+  #client: Redis | Cluster | undefined;
+
+  /** @param open makes a client that is not connected yet; one of a cluster with `shardedSubscribers`. */
+  constructor(open: () => Redis | Cluster) {
+    this.#open = open;
+  }
+
+  /**
+   * Calls `onMessage` with each message on a channel, until the function returned is called, and whenever one may have been missed
+   * because a connection was lost.
+   *
+   * @throws MeshError `unavailable`
+   */
+  async subscribe(channel: string, onMessage: () => void): Promise<() => void> {
+    // One function may subscribe twice.
+    const listener = () => onMessage();
+    let joined = this.#channels.get(channel);
+    if (!joined) {
+      joined = { listeners: new Set(), subscribed: this.#subscribe(channel) };
+      this.#channels.set(channel, joined);
+    }
+    joined.listeners.add(listener);
+    try {
+      await joined.subscribed;
+    } catch (error) {
+      if (this.#channels.get(channel) === joined) this.#channels.delete(channel);
+      throw error;
+    }
+    return () => this.#leave(channel, listener);
+  }
+
+  close(): void {
+    this.#channels.clear();
+    this.#client?.disconnect();
+  }
+
+  async #subscribe(channel: string): Promise<void> {
+    this.#client ??= this.#connect();
+    const client = this.#client;
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_, reject) => {
+      timer = setTimeout(
+        () => reject(new MeshError('unavailable', `Redis did not subscribe within ${SUBSCRIBE_MS} ms`)),
+        SUBSCRIBE_MS,
+      );
+    });
+    try {
+      await Promise.race([client.ssubscribe(channel), late]);
+    } catch (error) {
+      throw redisError(error);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  #connect(): Redis | Cluster {
+    const client = this.#open();
+    client.on('smessage', (channel: string) => {
+      for (const listener of this.#channels.get(channel)?.listeners ?? []) listener();
+    });
+    // The first connection has missed nothing, but who is told once too often only asks once too often.
+    client.on(client instanceof Cluster ? 'subscribersReady' : 'ready', () => {
+      for (const { listeners } of this.#channels.values()) for (const listener of listeners) listener();
+    });
+    // The client for commands meets the same errors, and says so.
+    client.on('error', () => undefined);
+    client.on('node error', () => undefined);
+    client.connect().catch(() => undefined);
+    return client;
+  }
+
+  #leave(channel: string, listener: () => void): void {
+    const listeners = this.#channels.get(channel)?.listeners;
+    if (!listeners?.delete(listener) || listeners.size > 0) return;
+    this.#channels.delete(channel);
+    this.#client?.sunsubscribe(channel).catch(() => undefined);
+  }
+}
