@@ -1,6 +1,8 @@
-import { rmSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { Cassandra, frame, seedProvider } from './cassandra.mjs';
+import { properties } from './java.mjs';
 import { ask, freePort } from './network.mjs';
 
 const HOSTS = ['127.0.0.1', '127.0.0.2', '127.0.0.3'];
@@ -21,8 +23,13 @@ const PEERS = frame(
 );
 const RESULT = 8;
 
-/** One of three, with a third of the ring. */
+/** One of three, with a third of the ring and a rack of its own. */
 class CassandraNode extends Cassandra {
+  /** As the mesh's SCYLLA_RACK would name it. */
+  get rack() {
+    return `rack${HOSTS.indexOf(this.host) + 1}`;
+  }
+
   /** @override One that has not met the others yet would create a keyspace that they do not know. @param {{ timeoutMs: number }} options */
   async answers(options) {
     const reply = await ask(this.host, Number(this.ports.native), [STARTUP, PEERS], options);
@@ -38,11 +45,19 @@ class CassandraNode extends Cassandra {
       // All are seeds and none streams from another, so they may start in any order, and together.
       seed_provider: seedProvider(HOSTS, this.ports),
       auto_bootstrap: false,
+      endpoint_snitch: 'GossipingPropertyFileSnitch',
     };
+  }
+
+  /** @override @protected */
+  javaArguments() {
+    const file = join(this.directory, 'cassandra-rackdc.properties');
+    writeFileSync(file, properties({ dc: this.env.SCYLLA_LOCAL_DATACENTER, rack: this.rack }));
+    return [`-Dcassandra-rackdc.properties=${pathToFileURL(file)}`, ...super.javaArguments()];
   }
 }
 
-/** Three Cassandra nodes on three addresses of the loopback; a keyspace may have three replicas. */
+/** Three Cassandra nodes on three addresses of the loopback, each in a rack of its own; a keyspace may have three replicas. */
 export class CassandraCluster {
   #directory;
   /** @type {CassandraNode[]} */
@@ -53,7 +68,7 @@ export class CassandraCluster {
     this.#directory = directory;
   }
 
-  /** The three nodes, each to be killed, paused and started again. @returns {readonly Cassandra[]} @throws before its first start */
+  /** The three nodes, each to be killed, paused and started again. @returns {readonly CassandraNode[]} @throws before its first start */
   get nodes() {
     return this.#nodes;
   }

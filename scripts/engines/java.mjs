@@ -179,3 +179,9 @@ async function fetchJars(name, folder) {
   const [code] = await once(maven, 'exit');
   if (code !== 0) throw new Error(`Maven could not fetch the jars of ${name}; see above.`);
 }
+
+/** @param {Record<string, unknown>} settings @returns {string} as Java's .properties */
+export const properties = (settings) =>
+  Object.entries(settings)
+    .map(([name, value]) => `${name}=${value}\n`)
+    .join('');

@@ -2,9 +2,9 @@ import { execFile } from 'node:child_process';
 import { existsSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { JavaEngine } from './java.mjs';
+import { JavaEngine, properties } from './java.mjs';
 import { accepts, ask } from './network.mjs';
-import { BOOKIE, BROKER, MEMORY, Pulsar, properties } from './pulsar.mjs';
+import { BOOKIE, BROKER, MEMORY, Pulsar } from './pulsar.mjs';
 
 const BOOKIES = 3;
 const CLUSTER = 'chatmesh';

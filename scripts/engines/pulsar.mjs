@@ -1,7 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
-import { JavaEngine, missingForJava } from './java.mjs';
+import { JavaEngine, missingForJava, properties } from './java.mjs';
 
 /** The name of the loopback interface: `lo`, or `lo0`. */
 function loopback() {
@@ -112,9 +112,3 @@ export const BOOKIE = {
   journalPreAllocSizeMB: 4,
   ledgerStorageClass: 'org.apache.bookkeeper.bookie.storage.ldb.DbLedgerStorage',
 };
-
-/** @param {Record<string, unknown>} settings @returns {string} as Java's .properties */
-export const properties = (settings) =>
-  Object.entries(settings)
-    .map(([name, value]) => `${name}=${value}\n`)
-    .join('');

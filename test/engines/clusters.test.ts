@@ -1,7 +1,9 @@
+import { randomUUID } from 'node:crypto';
 import { mkdtempSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Cassandra } from '@chatmesh/mesh/cassandra';
 import { describe, expect, test } from '@jest/globals';
 import cassandra from 'cassandra-driver';
 import { CassandraCluster, PulsarCluster } from '#engines';
@@ -12,6 +14,85 @@ const READ_MS = 20_000;
 const { quorum, all } = cassandra.types.consistencies;
 const temporary = () => mkdtempSync(join(tmpdir(), 'chatmesh-cluster-test-'));
 const numbers = (count: number) => Array.from({ length: count }, (_, i) => i);
+
+/**
+ * Every request for a token goes first to the replica in the own rack, whatever it is made of, and to another one when that
+ * node is away. The last promise of a cluster: it is left with a dead node.
+ */
+async function expectOwnRackFirst(cluster: CassandraCluster, observer: cassandra.Client): Promise<void> {
+  const own = cluster.nodes[1] as (typeof cluster.nodes)[number];
+  const hosts = new Map(observer.hosts.values().map((host) => [host.address.split(':')[0], host]));
+  await observer.execute('CREATE TABLE kept.rows (id uuid PRIMARY KEY, n int)');
+  const session = await Cassandra.connect({
+    contactPoints: (cluster.env.SCYLLA_CONTACT_POINTS as string).split(','),
+    localDatacenter: cluster.env.SCYLLA_LOCAL_DATACENTER as string,
+    keyspace: 'kept',
+    rack: own.rack,
+  });
+  try {
+    /** What sessions with the keyspace have asked each node that lives, as it counts. */
+    const asked = async () => {
+      const counts = new Map<string, number>();
+      for (const { host, pid } of cluster.nodes) {
+        if (pid === undefined) continue;
+        const options = { host: hosts.get(host) as cassandra.Host, consistency: cassandra.types.consistencies.one };
+        const { rows } = await observer.execute('SELECT * FROM system_views.clients', [], options);
+        const ours = rows.filter(({ keyspace_name }) => keyspace_name === 'kept');
+        counts.set(
+          host,
+          ours.reduce((sum, { request_count }) => sum + Number(request_count), 0),
+        );
+      }
+      return counts;
+    };
+    const keys = Array.from({ length: 60 }, () => randomUUID());
+    const row = (id: string) => ({ cql: 'INSERT INTO rows (id, n) VALUES (?, 1)', params: [id] });
+    const rowsOf = (ids: readonly string[]) => session.readAll('SELECT id FROM rows WHERE id IN ?', ids);
+    const each = async (work: (key: string) => Promise<unknown>) => {
+      for (const key of keys) await work(key);
+      return keys.length;
+    };
+    const kinds = {
+      'one write': () => each((key) => session.write(row(key))),
+      'one read': () => each((key) => session.read('SELECT id FROM rows WHERE id = ?', [key])),
+      'writes that are joined': async () => {
+        await session.writeAll(keys.map((key) => ({ key, statements: [row(key)] })));
+        return keys.length / 10;
+      },
+      'reads that are joined': async () => {
+        expect(await rowsOf(keys)).toHaveLength(keys.length);
+        return keys.length / 10;
+      },
+    };
+    for (const [kind, work] of Object.entries(kinds)) {
+      // The first one prepares statements, on every node.
+      await work();
+      const before = await asked();
+      const requests = await work();
+      const after = await asked();
+      const more = cluster.nodes.map(({ host }) => (after.get(host) ?? 0) - (before.get(host) ?? 0));
+      // A node that is slow once has a read asked of another one as well.
+      expect({ kind, first: Math.min(more[1] as number, requests), of: requests }).toEqual({
+        kind,
+        first: requests,
+        of: requests,
+      });
+      expect((more[0] as number) + (more[2] as number)).toBeLessThan(requests / 2);
+    }
+    await own.kill();
+    // For as long as the others take the dead node for alive they may ask it in vain.
+    for (const [kind, work] of Object.entries(kinds)) {
+      const done = () =>
+        work().then(
+          () => true,
+          () => false,
+        );
+      await until(done, { timeoutMs: 60_000, what: `${kind} without the node of the own rack` });
+    }
+  } finally {
+    await session[Symbol.asyncDispose]();
+  }
+}
 
 describe('what a quorum has confirmed is there without any one of three, and writing goes on', () => {
   test('Cassandra, three replicas', async () => {
@@ -64,6 +145,7 @@ describe('what a quorum has confirmed is there without any one of three, and wri
         await complete();
       }
       expect(await read()).toEqual(numbers(written));
+      await expectOwnRackFirst(cluster, client);
     } finally {
       await client?.shutdown();
       await cluster.wipe();
