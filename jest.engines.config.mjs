@@ -2,7 +2,7 @@ import config from './jest.config.mjs';
 
 /**
  * Tests on real engines: Pulsar, Cassandra, Redis, PostgreSQL. Those that the environment names (PULSAR_URL and so on) are
- * used; the others are started for the run and stopped after it.
+ * used; the others are started for the run and stopped after it. One needs Linux with util-linux, too, and says so.
  * @type {import('jest').Config}
  */
 export default {

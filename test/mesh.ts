@@ -29,11 +29,19 @@ export class MeshProcess {
   readonly services: readonly ServiceName[];
   readonly adminPort: number;
   readonly #env: NodeJS.ProcessEnv;
+  readonly #within: readonly string[];
   #child: ChildProcess | undefined;
   #output = '';
 
-  constructor(services: readonly ServiceName[], adminPort: number, env: NodeJS.ProcessEnv) {
+  /** @param within a command that becomes the command that follows it, as `env` does. */
+  constructor(
+    services: readonly ServiceName[],
+    adminPort: number,
+    env: NodeJS.ProcessEnv,
+    within: readonly string[] = [],
+  ) {
     this.services = services;
+    this.#within = within;
     this.adminPort = adminPort;
     this.#env = env;
   }
@@ -56,11 +64,16 @@ export class MeshProcess {
   /** Starts the process and does not wait. */
   launch(): void {
     const names = this.services.length === SERVICES.length ? [] : this.services;
-    const child = spawn(process.execPath, ['--enable-source-maps', MAIN, ...names], {
+    const command = [...this.#within, process.execPath, '--enable-source-maps', MAIN, ...names];
+    const child = spawn(command[0] as string, command.slice(1), {
       env: { ...this.#env, ADMIN_PORT: String(this.adminPort) },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     this.#child = child;
+    // Where the command is not there, its end says so.
+    child.on('error', (error) => {
+      this.#output += `${error}\n`;
+    });
     for (const stream of [child.stdout, child.stderr]) {
       stream?.setEncoding('utf8').on('data', (text: string) => {
         this.#output = (this.#output + text).slice(-200_000);
@@ -72,7 +85,8 @@ export class MeshProcess {
   async ready(): Promise<void> {
     await until(
       async () => {
-        if (this.#child?.exitCode !== null) throw new Error(`the mesh ended at start:\n${this.#output}`);
+        if (this.#child?.exitCode !== null || this.#child.pid === undefined)
+          throw new Error(`the mesh ended at start:\n${this.#output}`);
         const response = await fetch(`http://127.0.0.1:${this.adminPort}/readyz`).catch(() => undefined);
         if (response?.status !== 200) return false;
         const { pid } = (await response.json()) as { pid: number };

@@ -51,15 +51,16 @@ export async function freePort(hosts) {
 }
 
 /**
- * Different ports of 127.0.0.1 that nobody listens on.
+ * Different ports that nobody listens on.
  *
  * @param {number} count
+ * @param {string[]} [hosts] on all of these addresses
  * @returns {Promise<number[]>}
  */
-export async function freePorts(count) {
+export async function freePorts(count, hosts = ['127.0.0.1']) {
   /** @type {Set<number>} */
   const ports = new Set();
-  while (ports.size < count) ports.add(await freePort(['127.0.0.1']));
+  while (ports.size < count) ports.add(await freePort(hosts));
   return [...ports];
 }
 

@@ -147,6 +147,8 @@ export class RouterPool {
 
   /** Has a stream to each of these routers; one that is no longer among them is left when it ends. */
   #use(addresses: readonly string[]): void {
+    // First, so that one that has ended and is named again is connected to anew.
+    for (const [address, { stream }] of this.#routers) if (stream.retired && !stream.connected) this.#drop(address);
     for (const address of addresses) {
       const known = this.#routers.get(address);
       if (known) {
@@ -160,13 +162,19 @@ export class RouterPool {
       });
       stream.connect();
     }
-    for (const [address, { stream, client }] of this.#routers) {
+    for (const [address, { stream }] of this.#routers) {
       if (addresses.includes(address)) continue;
+      if (!stream.retired)
+        this.#options.logger.info({ router: address }, 'a router is named no more; it is left when it ends');
       stream.retired = true;
-      if (stream.connected) continue;
-      this.#routers.delete(address);
-      stream.close();
-      client.close();
+      if (!stream.connected) this.#drop(address);
     }
+  }
+
+  #drop(address: string): void {
+    const router = this.#routers.get(address);
+    this.#routers.delete(address);
+    router?.stream.close();
+    router?.client.close();
   }
 }
