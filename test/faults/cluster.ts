@@ -40,6 +40,7 @@ export class Cluster implements AsyncDisposable {
   user!: MeshProcess;
   presence!: MeshProcess;
   #env: NodeJS.ProcessEnv = {};
+  #nextNumber = 15_550_000_000;
   #ports: { user: number; routers: number[]; routerAdmins: number[] } = { user: 0, routers: [], routerAdmins: [] };
 
   static async start(): Promise<Cluster> {
@@ -68,15 +69,17 @@ export class Cluster implements AsyncDisposable {
     await this.routers[index]?.start();
   }
 
+  /** Users with a device and a token each. */
   async users(count: number): Promise<TestUser[]> {
     const client = createClient(DirectoryService, { address: `127.0.0.1:${this.#ports.user}`, logger: silent });
     try {
       const { users } = await client.createUsers({
-        contactNumber: '+15550000000',
+        contactNumber: `+${this.#nextNumber}`,
         name: 'Test',
         count,
         tokenTtlSeconds: 0,
       });
+      this.#nextNumber += count;
       return users;
     } finally {
       client.close();

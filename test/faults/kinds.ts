@@ -1,7 +1,9 @@
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { MeshProcess } from '../mesh.js';
+import { expect } from '@jest/globals';
+import { WireClient } from '../client.js';
+import { type MeshProcess, type TestUser, until } from '../mesh.js';
 import { type Cluster, EDGES } from './cluster.js';
 
 /** Something that happens to a mesh. */
@@ -26,6 +28,8 @@ const CUT_MS = 10_000;
 const MIN_READY_MS = 1_000;
 const CLOCK_SKEW_MS = 5_000;
 const THIRD = 2;
+/** Less than the client of the log would wait, and more than a busy machine takes. */
+const AT_ONCE_MS = 2_000;
 
 /** What can happen, with every choice left to `random`. */
 export function faultsOf(cluster: Cluster, random: () => number): Fault[] {
@@ -112,7 +116,7 @@ export function faultsOf(cluster: Cluster, random: () => number): Fault[] {
     },
     { name: 'Redis FLUSHALL', inject: () => flushAll(cluster.redis.ports.redis ?? 0) },
     { name: 'Redis killed and restarted', engine: true, inject: () => restarted(cluster.redis) },
-    ...('kill' in cluster.pulsar ? [whole('Pulsar', cluster.pulsar)] : cluster.pulsar.bookies.map(one('bookie'))),
+    ...('kill' in cluster.pulsar ? [logAway(cluster, cluster.pulsar)] : cluster.pulsar.bookies.map(one('bookie'))),
     ...('kill' in cluster.cassandra
       ? [whole('Cassandra', cluster.cassandra)]
       : cluster.cassandra.nodes.map(one('Cassandra node'))),
@@ -126,6 +130,44 @@ export function faultsOf(cluster: Cluster, random: () => number): Fault[] {
       },
     },
   ];
+}
+
+/**
+ * Without the log a router is not ready and refuses what comes at once, instead of letting clients wait; both end with the
+ * outage, without a restart.
+ */
+function logAway(cluster: Cluster, log: Restartable): Fault {
+  const readiness = ({ adminPort }: MeshProcess) =>
+    fetch(`http://127.0.0.1:${adminPort}/readyz`).then(({ status }) => status);
+  const running = () => cluster.routers.slice(0, THIRD);
+  const become = async (status: number) => {
+    for (const router of running())
+      await until(async () => (await readiness(router)) === status, { what: `/readyz of a router with ${status}` });
+  };
+  return {
+    name: 'Pulsar killed and restarted',
+    engine: true,
+    inject: async () => {
+      const [user] = (await cluster.users(1)) as [TestUser];
+      const client = await WireClient.connect(cluster.urls[0] as string, user);
+      const send = () => client.answer(client.message(user, 'to myself'));
+      try {
+        await until(async () => (await send()).status === 'sent', { what: 'an acceptance before the outage' });
+        await log.kill();
+        await become(503);
+        // What was on its way is waited for, and what came after it is answered behind it.
+        expect((await send()).error).toMatchObject({ code: 'unavailable' });
+        const begunMs = performance.now();
+        expect((await send()).error).toMatchObject({ code: 'unavailable' });
+        expect(performance.now() - begunMs).toBeLessThan(AT_ONCE_MS);
+        await log.start();
+        await become(200);
+        await until(async () => (await send()).status === 'sent', { what: 'an acceptance after the outage' });
+      } finally {
+        await client.close();
+      }
+    },
+  };
 }
 
 async function flushAll(port: number): Promise<void> {
