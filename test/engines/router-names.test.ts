@@ -37,6 +37,7 @@ describe('an edge that finds its routers by a name', () => {
   let first: MeshProcess;
   let second: MeshProcess;
   let users: TestUser[];
+  let speakers: Speaker[] = [];
   let url: string;
 
   /** What the name stands for from now on. */
@@ -118,6 +119,7 @@ describe('an edge that finds its routers by a name', () => {
     client.close();
   }, 120_000);
   afterAll(async () => {
+    await Promise.all(speakers.map((speaker) => speaker.close()));
     await Promise.all(processes.map((process) => process.end('SIGKILL')));
     await dropKeyspace(scylla);
     rmSync(directory, { recursive: true, force: true });
@@ -125,7 +127,7 @@ describe('an edge that finds its routers by a name', () => {
 
   test('uses all of them and follows the name, without a restart: nothing is lost, repeated, doubled or reordered', async () => {
     const history = new History();
-    const speakers = users.map((user) => new Speaker(url, user, history, { outstanding: 2, pauseMs: PAUSE_MS }));
+    speakers = users.map((user) => new Speaker(url, user, history, { outstanding: 2, pauseMs: PAUSE_MS }));
     for (const [i, speaker] of speakers.entries()) speaker.talkTo(users[i ^ 1]?.userId as string);
     const total = (count: (speaker: Speaker) => number) => speakers.reduce((sum, speaker) => sum + count(speaker), 0);
     /** Messages flow, and each of these routers takes some. */
