@@ -1,9 +1,21 @@
-import { Cluster, type Redis } from 'ioredis';
 import { MeshError } from './errors.js';
 import { redisError } from './redis-errors.js';
 
 /** So long a subscription may take. */
 const SUBSCRIBE_MS = 2_000;
+
+/** What the driver's clients have in common here. */
+export interface Subscriber {
+  /** The event after which it has subscribed again to everything, at the first time and after each connection lost. */
+  readonly resumed: string;
+  readonly client: {
+    connect(): Promise<void>;
+    disconnect(): void;
+    ssubscribe(channel: string): Promise<unknown>;
+    sunsubscribe(channel: string): Promise<unknown>;
+    on(event: string, listener: (channel: string) => void): unknown;
+  };
+}
 
 interface Channel {
   readonly listeners: Set<() => void>;
@@ -15,12 +27,12 @@ interface Channel {
  * connections of their own, which are made with the first one and come back by themselves.
  */
 export class RedisChannels {
-  readonly #open: () => Redis | Cluster;
+  readonly #open: () => Subscriber;
   readonly #channels = new Map<string, Channel>();
-  #client: Redis | Cluster | undefined;
+  #client: Subscriber['client'] | undefined;
 
-  /** @param open makes a client that is not connected yet; one of a cluster with `shardedSubscribers`. */
-  constructor(open: () => Redis | Cluster) {
+  /** @param open makes a client that is not connected yet. */
+  constructor(open: () => Subscriber) {
     this.#open = open;
   }
 
@@ -72,13 +84,13 @@ export class RedisChannels {
     }
   }
 
-  #connect(): Redis | Cluster {
-    const client = this.#open();
+  #connect(): Subscriber['client'] {
+    const { client, resumed } = this.#open();
     client.on('smessage', (channel: string) => {
       for (const listener of this.#channels.get(channel)?.listeners ?? []) listener();
     });
     // The first connection has missed nothing, but who is told once too often only asks once too often.
-    client.on(client instanceof Cluster ? 'subscribersReady' : 'ready', () => {
+    client.on(resumed, () => {
       for (const { listeners } of this.#channels.values()) for (const listener of listeners) listener();
     });
     // The client for commands meets the same errors, and says so.

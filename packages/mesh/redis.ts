@@ -72,7 +72,10 @@ export class RedisClient implements AsyncDisposable {
     this.#logger = logger;
     const connection = config.cluster ? clusterOf : redisOf;
     this.#client = connection(config);
-    this.#channels = new RedisChannels(() => connection(config, { subscribes: true }));
+    this.#channels = new RedisChannels(() => ({
+      client: connection(config, { subscribes: true }),
+      resumed: config.cluster ? 'subscribersReady' : 'ready',
+    }));
     this.#listen(this.#client);
     this.#ping = setInterval(() => void this.#call(() => this.#client.ping()).catch(() => {}), PING_EVERY_MS).unref();
   }
