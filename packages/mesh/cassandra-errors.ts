@@ -1,3 +1,4 @@
+import { isNotTls, isUntrusted } from './ca-file.js';
 import { MeshError } from './errors.js';
 
 // The driver's errors are told by their names, so that only cassandra.ts imports it.
@@ -8,7 +9,6 @@ const BAD_CREDENTIALS = 0x0100;
 const UNAUTHORIZED = 0x2100;
 /** Unavailable, overloaded, bootstrapping, truncating; timeouts and failures of replicas, of writes and of reads. */
 const OUTAGES = new Set<unknown>([0x1000, 0x1001, 0x1002, 0x1003, 0x1100, 0x1200, 0x1300, 0x1500]);
-const BAD_CERTIFICATE = /^(ERR_TLS_|CERT_|SELF_SIGNED|DEPTH_ZERO|UNABLE_TO_)/;
 
 interface DriverError extends Error {
   readonly code?: number | string;
@@ -51,7 +51,12 @@ export function meshErrorOf(error: unknown, keyspace: string): MeshError {
 /** Why there is no connection, in a sentence for the operator. */
 export function refusal(
   error: unknown,
-  options: { contactPoints: readonly string[]; localDatacenter: string; keyspace: string },
+  options: {
+    contactPoints: readonly string[];
+    localDatacenter: string;
+    keyspace: string;
+    tlsCaFile?: string | undefined;
+  },
 ): MeshError {
   if (error instanceof MeshError) return error;
   const cause = error as DriverError;
@@ -62,8 +67,14 @@ export function refusal(
       return failed('refuses the credentials: set SCYLLA_USERNAME and SCYLLA_PASSWORD');
     if (name === 'ArgumentError' && /data ?center/i.test(message))
       return failed(`has no data center "${options.localDatacenter}": set SCYLLA_LOCAL_DATACENTER to one that it has`);
-    if (typeof code === 'string' && BAD_CERTIFICATE.test(code))
+    if (typeof code === 'string' && isUntrusted(code))
       return failed(`shows a certificate that SCYLLA_TLS_CA does not vouch for (${code})`);
+    if (isNotTls(message)) return failed('does not speak TLS: unset SCYLLA_TLS_CA, or turn TLS on there');
+    // It may as well be a node that is on its way out, so it is asked again.
+    if (code === 'ECONNRESET' && options.tlsCaFile === undefined)
+      return unavailable(
+        new Error(`${where} closes connections unanswered (${message}): if it takes TLS alone, set SCYLLA_TLS_CA`),
+      );
   }
   return meshErrorOf(cause, options.keyspace);
 }

@@ -3,10 +3,12 @@ import { type IncomingMessage, request as requestPlain } from 'node:http';
 import { request as requestEncrypted } from 'node:https';
 import { text } from 'node:stream/consumers';
 import type * as Pulsar from 'pulsar-client';
+import { deadline } from './abort.js';
 import { readCa } from './ca-file.js';
 import { type EngineOperation, engineOperation } from './engine-times.js';
 import { MeshError } from './errors.js';
 import { type Logger, Metrics } from './observe.js';
+import { clientError, noAnswer, refusedBy } from './pulsar-errors.js';
 
 export interface PulsarOptions {
   /** `pulsar://host:port` or `pulsar+ssl://host:port`. */
@@ -263,16 +265,8 @@ function numbersOf(id: Pulsar.MessageId): [number, number, number, number] {
   return [Number(ledger), Number(entry), Math.max(0, Number(partition)), Math.max(0, Number(index))];
 }
 
-/** What says that somebody has to do something before it can work. */
-const PRECONDITIONS = [/Authenti/i, /Authoriz/i, /TopicNotFound/i, /InvalidTopicName/i, /InvalidUrl/i, /NotAllowed/i];
-
-/** The client's errors are told apart by their text alone. */
 function raise(error: unknown): never {
-  const text = error instanceof Error ? error.message : String(error);
-  if (/AlreadyClosed/.test(text)) throw new MeshError('cancelled', 'the Pulsar client is closed', { cause: error });
-  if (PRECONDITIONS.some((pattern) => pattern.test(text)))
-    throw new MeshError('failed_precondition', `Pulsar refuses: ${text}`, { cause: error });
-  throw new MeshError('unavailable', `Pulsar: ${text}`, { cause: error });
+  throw clientError(error);
 }
 
 interface Reply {
@@ -360,31 +354,53 @@ export class PulsarAdmin {
     return stats.subscriptions[subscription]?.msgBacklog ?? 0;
   }
 
-  /** Like {@link #call}, where what is there already is no error. */
-  async #create(path: string, body: unknown): Promise<void> {
-    await this.#call('PUT', path, body, [409]);
+  /**
+   * Why the client has failed, where this interface can tell: the client has no other word for a refused token, or for a
+   * certificate that it does not trust, than for a broker that is away.
+   *
+   * @param error of the client.
+   * @returns what the operator has to mend, or the error itself.
+   */
+  async explain(error: unknown, options: { signal?: AbortSignal } = {}): Promise<unknown> {
+    if (!(error instanceof MeshError) || error.kind !== 'unavailable') return error;
+    // Every role may ask for this.
+    const answer = await this.#call('GET', '/clusters', undefined, options).catch((refusal: unknown) => refusal);
+    return answer instanceof MeshError && answer.kind === 'failed_precondition' ? answer : error;
   }
 
-  async #call(method: string, path: string, body?: unknown, accepted: readonly number[] = []): Promise<unknown> {
+  /** Like {@link #call}, where what is there already is no error. */
+  async #create(path: string, body: unknown): Promise<void> {
+    await this.#call('PUT', path, body, { accepted: [409] });
+  }
+
+  async #call(
+    method: string,
+    path: string,
+    body?: unknown,
+    { accepted = [], signal }: { accepted?: readonly number[]; signal?: AbortSignal } = {},
+  ): Promise<unknown> {
     const payload = body === undefined ? undefined : JSON.stringify(body);
-    const { status, text } = await this.#ask(method, `${this.#url}/admin/v2${path}`, payload).catch((cause) => {
-      throw new MeshError('unavailable', `Pulsar's admin interface does not answer: ${cause.message}`, { cause });
+    const asked = this.#ask(method, `${this.#url}/admin/v2${path}`, payload, deadline(ADMIN_TIMEOUT_MS, signal));
+    const { status, text } = await asked.catch((cause) => {
+      throw noAnswer(cause);
     });
     if (status >= 200 && status < 300) return text === '' ? undefined : JSON.parse(text);
     if (accepted.includes(status)) return undefined;
-    const kind = status >= 500 ? 'unavailable' : 'failed_precondition';
-    throw new MeshError(
-      kind,
-      `Pulsar's admin interface refuses ${method} ${path} with ${status}: ${text.slice(0, 200)}`,
-    );
+    throw refusedBy({ status, text }, `${method} ${path}`, this.#token !== undefined);
   }
 
   /** Not by fetch: it takes no authority of one's own, and brings no token to the broker that another one names. */
-  async #ask(method: string, url: string, body: string | undefined, redirects = 0): Promise<Reply> {
+  async #ask(
+    method: string,
+    url: string,
+    body: string | undefined,
+    signal: AbortSignal,
+    redirects = 0,
+  ): Promise<Reply> {
     const request = url.startsWith('https:') ? requestEncrypted : requestPlain;
     const asking = request(url, {
       method,
-      signal: AbortSignal.timeout(ADMIN_TIMEOUT_MS),
+      signal,
       headers: { 'content-type': 'application/json', ...(this.#token && { authorization: `Bearer ${this.#token}` }) },
       ...(this.#ca && { ca: this.#ca }),
     });
@@ -394,7 +410,7 @@ export class PulsarAdmin {
     const { location } = response.headers;
     // A topic is the affair of one broker, and the others say which.
     if (reply.status !== TEMPORARY_REDIRECT || !location || redirects === MAX_REDIRECTS) return reply;
-    return this.#ask(method, new URL(location, url).href, body, redirects + 1);
+    return this.#ask(method, new URL(location, url).href, body, signal, redirects + 1);
   }
 }
 

@@ -1,3 +1,4 @@
+import { isUntrusted } from './ca-file.js';
 import { MeshError } from './errors.js';
 import type { PostgresTarget } from './sql-url.js';
 
@@ -19,8 +20,6 @@ export class SqlError extends Error {
  * down (57), and a server in trouble of its own (58, XX).
  */
 const PASSING = /^(08|25006|25P0[34]|40|53|55P03|57|58|XX)/;
-/** What Node calls a certificate that it does not trust. */
-const UNTRUSTED = /CERT|^UNABLE_TO|SELF_SIGNED/;
 /** The driver's own words for a connection that is gone, or was not had in time. */
 const LOST =
   /^(Connection terminated|timeout e|Query read timeout|Client (has|was)|Cannot use a pool|There was an error establishing)/;
@@ -61,7 +60,7 @@ function refusalOf(
   if (message === 'The server does not support SSL connections') {
     return `${who} does not offer TLS: turn it on there, or write sslmode=disable into the database's URL`;
   }
-  if (code !== undefined && UNTRUSTED.test(code)) {
+  if (code !== undefined && isUntrusted(code)) {
     return `the certificate of ${who} is not trusted (${message}): set DATABASE_TLS_CA to the authority that signed it`;
   }
   return undefined;

@@ -47,9 +47,9 @@ export class Pulsar extends JavaEngine {
     }
   }
 
-  /** @override @protected */
-  javaArguments() {
-    const settings = {
+  /** Settings of standalone.conf: the broker's and the bookie's. @protected @returns {Record<string, unknown>} */
+  settings() {
+    return {
       clusterName: 'standalone',
       bindAddress: this.host,
       advertisedAddress: this.host,
@@ -63,8 +63,12 @@ export class Pulsar extends JavaEngine {
       allowEphemeralPorts: true,
       ...BOOKIE,
     };
+  }
+
+  /** @override @protected */
+  javaArguments() {
     const file = join(this.directory, 'standalone.conf');
-    writeFileSync(file, properties(settings));
+    writeFileSync(file, properties(this.settings()));
     return [
       ...MEMORY,
       'org.apache.pulsar.PulsarStandaloneStarter',

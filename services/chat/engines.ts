@@ -87,7 +87,10 @@ export async function openStores(
     const { pulsar } = config;
     Object.assign(
       opened,
-      await untilAvailable('Pulsar', () => openPulsar(pulsar, { logger, metrics, closing }), { signal, logger }),
+      await untilAvailable('Pulsar', () => openPulsar(pulsar, { logger, metrics, signal, closing }), {
+        signal,
+        logger,
+      }),
     );
   }
   if (config.scylla && !(opened.inbox && opened.statuses)) {
@@ -154,15 +157,15 @@ export function fingerprintKeyOf(config: ChatConfig): Buffer {
 
 async function openPulsar(
   config: PulsarConfig,
-  { logger, metrics, closing }: Pick<OpenOptions, 'logger' | 'metrics' | 'closing'>,
+  { logger, metrics, signal, closing }: Omit<OpenOptions, 'tenureOf'>,
 ): Promise<Pick<Stores, 'log' | 'deadLetters'>> {
   const { PulsarAdmin, PulsarClient } = await import('@chatmesh/mesh/pulsar');
   const { PulsarMessageLog } = await import('./stores/pulsar-message-log.js');
   const { PulsarBacklog } = await import('./stores/pulsar-backlog.js');
+  const admin = new PulsarAdmin({ ...config, url: config.adminUrl });
   const client = await PulsarClient.create({ ...config, logger, metrics });
   try {
     const topic = (name: string) => topicOf(config, name);
-    const admin = new PulsarAdmin({ ...config, url: config.adminUrl });
     const { epoch } = config;
     const limit = { admin, maxBytes: config.backlogBytes };
     const log = await PulsarMessageLog.open(client, { topic: topic(EVENTS_TOPIC), epoch, backlog: limit, logger });
@@ -177,7 +180,7 @@ async function openPulsar(
     return { log, deadLetters };
   } catch (error) {
     await client.close();
-    throw error;
+    throw await admin.explain(error, { signal });
   }
 }
 

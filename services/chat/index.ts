@@ -1,4 +1,4 @@
-export { type ChatConfig, readConfig, type ScyllaConfig } from './config.js';
+export { type ChatConfig, type PulsarConfig, readConfig, type ScyllaConfig } from './config.js';
 export { migrateLog, type Stores } from './engines.js';
 export { type ChatOverrides, ChatService } from './service.js';
 export { CassandraInboxStore } from './stores/cassandra-inbox-store.js';

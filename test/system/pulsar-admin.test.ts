@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import type { IncomingMessage, RequestListener } from 'node:http';
+import { createServer as createPlainServer, type IncomingMessage, type RequestListener } from 'node:http';
 import { createServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -47,9 +47,25 @@ describe("Pulsar's admin interface", () => {
     expect(await ours.backlog(TOPIC, 'routers')).toBe(7);
     const stranger = new PulsarAdmin({ url, token: undefined });
     await expect(stranger.backlog(TOPIC, 'routers')).rejects.toMatchObject({
-      kind: 'unavailable',
-      message: expect.stringContaining("Pulsar's admin interface does not answer"),
+      kind: 'failed_precondition',
+      message: expect.stringContaining('shows a certificate that PULSAR_TLS_CA does not vouch for'),
     });
+  });
+
+  test('that speaks no TLS is told by the URL to mend, and a page of HTML is not repeated', async () => {
+    const { url } = await broker((_, response) =>
+      response.writeHead(404).end('<html>\n<h1>Nothing here</h1>\n</html>'),
+    );
+    const plain = createPlainServer().listen(0, '127.0.0.1');
+    await once(plain, 'listening');
+    stops.push(() => plain.close());
+    const { port } = plain.address() as AddressInfo;
+    const said = (url: string) => {
+      const admin = new PulsarAdmin({ url, token: undefined, tlsCaFile: authority.caFile });
+      return admin.backlog(TOPIC, 'routers').catch(({ message }) => message);
+    };
+    expect(await said(`https://127.0.0.1:${port}`)).toMatch(/ does not speak TLS: set PULSAR_ADMIN_URL to its http:/);
+    expect(await said(url)).toMatch(/ refuses GET \S+ with 404$/);
   });
 
   test('a file of authorities that cannot be read is named', () => {
