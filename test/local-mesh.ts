@@ -19,11 +19,16 @@ export class LocalMesh implements AsyncDisposable {
   readonly edge: EdgeService;
   readonly userAddress: string;
   readonly chatAddress: string;
+  readonly presenceAddress: string;
   readonly #closing: (() => unknown)[];
   #nextNumber = 15_550_000_000;
 
   private constructor(
-    parts: { store: UserStore; chat: ChatService; edge: EdgeService; userAddress: string; chatAddress: string },
+    parts: Record<'userAddress' | 'chatAddress' | 'presenceAddress', string> & {
+      store: UserStore;
+      chat: ChatService;
+      edge: EdgeService;
+    },
     closing: (() => unknown)[],
   ) {
     this.store = parts.store;
@@ -31,6 +36,7 @@ export class LocalMesh implements AsyncDisposable {
     this.edge = parts.edge;
     this.userAddress = parts.userAddress;
     this.chatAddress = parts.chatAddress;
+    this.presenceAddress = parts.presenceAddress;
     this.#closing = closing;
   }
 
@@ -74,7 +80,12 @@ export class LocalMesh implements AsyncDisposable {
     closing.push(() => edge[Symbol.asyncDispose]());
     await edge.start();
     await until(() => edge.ready, { what: 'the router' });
-    const addresses = { userAddress: `${host}:${port('USER_PORT')}`, chatAddress: `${host}:${port('CHAT_PORT')}` };
+    const address = (name: string) => `${host}:${port(name)}`;
+    const addresses = {
+      userAddress: address('USER_PORT'),
+      chatAddress: address('CHAT_PORT'),
+      presenceAddress: address('PRESENCE_PORT'),
+    };
     return new LocalMesh({ store, chat, edge, ...addresses }, closing);
   }
 

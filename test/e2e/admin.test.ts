@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { LmdbInboxStore } from '@chatmesh/chat';
 import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
+import { SessionService } from '@chatmesh/gen/presence/v1/session';
 import { createClient, createLogger } from '@chatmesh/mesh';
 import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
@@ -26,6 +27,17 @@ async function connect(mesh: LocalMesh, user: TestUser): Promise<WireClient> {
   const client = await WireClient.connect(mesh.url, user);
   clients.push(client);
   return client;
+}
+
+/** Presence hears of a session some milliseconds after its client does, and what operators are told counts there. */
+async function untilPresent(mesh: LocalMesh, { userId }: TestUser, sessions: number): Promise<void> {
+  const presence = createClient(SessionService, { address: mesh.presenceAddress });
+  try {
+    const known = async () => (await presence.listSessions({ userIds: [userId] })).sessions.length;
+    await until(async () => (await known()) === sessions, { what: `${sessions} sessions` });
+  } finally {
+    presence.close();
+  }
 }
 
 /** Another device of a user, registered when it connects. */
@@ -56,6 +68,7 @@ describe('what operators can do', () => {
     const a = await connect(mesh, ada);
     const b = await connect(mesh, bob);
     await b.frame((f) => f.caught_up, 'caught_up');
+    await untilPresent(mesh, bob, 1);
     expect((await admin(mesh, 'suspend', bob.userId, '--json')).json).toEqual([
       { user_id: bob.userId, suspended: true, sessions: 1 },
     ]);

@@ -2,10 +2,10 @@ import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
 import { SessionService } from '@chatmesh/gen/presence/v1/session';
 import { type Client, createClient, GrpcServer, MeshError, Metrics, type ServiceImpl } from '@chatmesh/mesh';
 import { afterEach, describe, expect, test } from '@jest/globals';
-import { ID, REPORT } from './grpc-support.js';
+import { ID } from './grpc-support.js';
 import { memoryLogger } from './support.js';
 
-type Report = ServiceImpl<typeof SessionService>['report'];
+type Answer = ServiceImpl<typeof SessionService>['listSessions'];
 
 const closing: (() => unknown)[] = [];
 afterEach(async () => {
@@ -14,15 +14,15 @@ afterEach(async () => {
 
 const unused = async () => ({});
 
-/** A process of a service: every call of it is `report`'s. Resolves to its port. */
-async function serve(report: Report, options: { port?: number; maxConnectionAgeMs?: number } = {}): Promise<number> {
+/** A process of a service: every call of it is `answer`'s. Resolves to its port. */
+async function serve(answer: Answer, options: { port?: number; maxConnectionAgeMs?: number } = {}): Promise<number> {
   const { port = 0, ...rest } = options;
   const { logger } = memoryLogger();
   const server = new GrpcServer({ name: 'test', logger, metrics: new Metrics({ processMetrics: false }), ...rest })
-    .add(SessionService, { report, listSessions: unused })
+    .add(SessionService, { report: unused, listSessions: answer })
     .add(InternalChatService, {
       announceDevices: async (_request, ctx) => {
-        await report({} as never, ctx);
+        await answer({} as never, ctx);
         return {};
       },
       ...{ confirm: unused, getMessageStatus: unused, sendMessage: unused, listInbox: unused },
@@ -59,23 +59,23 @@ function failing(times: number, kind: 'unavailable' | 'internal' = 'unavailable'
 describe('a call that may be repeated', () => {
   test('is tried again when it was unavailable', async () => {
     const handler = failing(2);
-    await clientOf(await serve(handler)).report(REPORT);
+    await clientOf(await serve(handler)).listSessions({});
     expect(handler.calls).toBe(3);
   });
 
   test('is tried again when nobody listened yet', async () => {
     const port = await serve(failing(0));
     const client = clientOf(port);
-    await client.report(REPORT);
+    await client.listSessions({});
     await closing.splice(0, 1)[0]?.();
-    const call = client.report(REPORT);
+    const call = client.listSessions({});
     await serve(failing(0), { port });
     await call;
   });
 
   test('is not tried again after any other error', async () => {
     const handler = failing(1, 'internal');
-    await expect(clientOf(await serve(handler)).report(REPORT)).rejects.toMatchObject({ kind: 'internal' });
+    await expect(clientOf(await serve(handler)).listSessions({})).rejects.toMatchObject({ kind: 'internal' });
     expect(handler.calls).toBe(1);
   });
 
@@ -83,11 +83,11 @@ describe('a call that may be repeated', () => {
     const handler = failing(Number.POSITIVE_INFINITY);
     const client = clientOf(await serve(handler));
     const calls = 200;
-    const settled = await Promise.allSettled(Array.from({ length: calls }, () => client.report(REPORT)));
+    const settled = await Promise.allSettled(Array.from({ length: calls }, () => client.listSessions({})));
     expect(settled.every(({ status }) => status === 'rejected')).toBe(true);
     expect(handler.calls).toBeLessThan(calls + 60);
     const before = handler.calls;
-    await expect(client.report(REPORT)).rejects.toMatchObject({ kind: 'unavailable' });
+    await expect(client.listSessions({})).rejects.toMatchObject({ kind: 'unavailable' });
     expect(handler.calls).toBe(before + 1);
   });
 });
@@ -107,9 +107,9 @@ describe('the processes of a service', () => {
     const handlers = [failing(0), failing(0)] as const;
     const client = clientOf(await serve(handlers[0]), await serve(handlers[1]));
     // Both are connected to when the first calls are made; which is first is open.
-    while (handlers.some(({ calls }) => calls === 0)) await client.report(REPORT);
+    while (handlers.some(({ calls }) => calls === 0)) await client.listSessions({});
     const before = handlers.map(({ calls }) => calls);
-    for (let i = 0; i < 20; i++) await client.report(REPORT);
+    for (let i = 0; i < 20; i++) await client.listSessions({});
     expect(handlers.map(({ calls }, i) => calls - (before[i] ?? 0))).toEqual([10, 10]);
   });
 
@@ -121,7 +121,7 @@ describe('the processes of a service', () => {
     let inARow = 0;
     const giveUpAt = performance.now() + 20_000;
     while (inARow < 50 && performance.now() < giveUpAt) {
-      await client.report(REPORT).then(
+      await client.listSessions({}).then(
         () => inARow++,
         () => {
           inARow = 0;
@@ -144,6 +144,6 @@ describe('the processes of a service', () => {
       { maxConnectionAgeMs: 50 },
     );
     const client = clientOf(port);
-    while (peers.size < 4) await client.report(REPORT);
+    while (peers.size < 4) await client.listSessions({});
   });
 });
