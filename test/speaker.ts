@@ -1,11 +1,14 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Chat, ChatError, connect, type Trace } from '@chatmesh/sdk';
-import type { History } from '@chatmesh/sdk/testing';
+import { formatReport, type History } from '@chatmesh/sdk/testing';
+import { expect } from '@jest/globals';
 import { type TestUser, until } from './mesh.js';
 
 /** Sends of one user without an answer, at most, unless said otherwise. */
 export const OUTSTANDING = 16;
+/** A confirmation takes effect within a second. */
+const EFFECT_MS = 1100;
 /** A client that would wait longer than this is replaced: tests are too short for its backoff to start anew. */
 const PATIENCE_MS = 1000;
 
@@ -123,4 +126,23 @@ export class Speaker {
   async close(): Promise<void> {
     await (await this.#chat).close();
   }
+}
+
+/** Everybody says what is left and comes back once; then the history is judged. */
+export async function judge(speakers: readonly Speaker[], history: History): Promise<void> {
+  const total = (count: (speaker: Speaker) => number) => speakers.reduce((sum, speaker) => sum + count(speaker), 0);
+  await Promise.all(speakers.map((speaker) => speaker.finish()));
+  const sent = total((s) => s.sent);
+  // Gives up quietly: the judgement names what is missing.
+  await until(() => total((s) => s.got.size) >= sent && total((s) => s.receipts.size) >= sent, {
+    timeoutMs: 30_000,
+  }).catch(() => undefined);
+  await sleep(EFFECT_MS);
+  await Promise.all(speakers.map((speaker) => speaker.reconnect()));
+  await Promise.all(speakers.map((speaker) => speaker.close()));
+
+  const report = history.check({ nowMs: performance.now() + EFFECT_MS });
+  console.log(formatReport(report));
+  expect(Object.entries(report.faults).filter(([, { count }]) => count > 0)).toEqual([]);
+  expect(report.counts).toMatchObject({ sends: sent, accepted: sent, delivered: sent, unanswered: 0, refused: 0 });
 }

@@ -20,6 +20,19 @@ export function sleep(ms: number, options: { signal?: AbortSignal } = {}): Promi
   });
 }
 
+/** What `work` comes to, or the error of `late` when that takes longer than `ms`: the work goes on, and its end is nobody's. */
+export async function inTime<T>(work: Promise<T>, ms: number, late: () => MeshError): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const tooLate = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(late()), ms);
+  });
+  try {
+    return await Promise.race([work, tooLate]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 /** A signal that fires after `ms`, or with `parent`. */
 export function deadline(ms: number, parent?: AbortSignal): AbortSignal {
   const timeout = AbortSignal.timeout(ms);

@@ -1,3 +1,4 @@
+import { inTime } from './abort.js';
 import { MeshError } from './errors.js';
 import { redisError } from './redis-errors.js';
 
@@ -68,19 +69,11 @@ export class RedisChannels {
   async #subscribe(channel: string): Promise<void> {
     this.#client ??= this.#connect();
     const client = this.#client;
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(
-        () => reject(new MeshError('unavailable', `Redis did not subscribe within ${SUBSCRIBE_MS} ms`)),
-        SUBSCRIBE_MS,
-      );
-    });
+    const late = () => new MeshError('unavailable', `Redis did not subscribe within ${SUBSCRIBE_MS} ms`);
     try {
-      await Promise.race([client.ssubscribe(channel), late]);
+      await inTime(client.ssubscribe(channel), SUBSCRIBE_MS, late);
     } catch (error) {
       throw redisError(error);
-    } finally {
-      clearTimeout(timer);
     }
   }
 

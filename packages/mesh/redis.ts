@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { Cluster, Command, Redis } from 'ioredis';
+import { inTime } from './abort.js';
 import { readCa } from './ca-file.js';
 import { type EngineOperation, engineOperation } from './engine-times.js';
 import { MeshError } from './errors.js';
@@ -194,21 +195,13 @@ export class RedisClient implements AsyncDisposable {
     if (!this.ready) throw new MeshError('unavailable', `Redis does not answer: ${this.#reason}`);
     if (this.#inFlight >= MAX_IN_FLIGHT) throw new MeshError('unavailable', 'Redis answers too slowly');
     this.#inFlight++;
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(
-        () => reject(new MeshError('unavailable', `Redis did not answer within ${REDIS_DEADLINE_MS} ms`)),
-        REDIS_DEADLINE_MS,
-      );
-    });
     // What is late still counts until the driver has let go of it.
     const answer = send().finally(() => this.#inFlight--);
+    const late = () => new MeshError('unavailable', `Redis did not answer within ${REDIS_DEADLINE_MS} ms`);
     try {
-      return await Promise.race([answer, late]);
+      return await inTime(answer, REDIS_DEADLINE_MS, late);
     } catch (error) {
       throw redisError(error);
-    } finally {
-      clearTimeout(timer);
     }
   }
 

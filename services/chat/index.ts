@@ -11,4 +11,4 @@ export { LmdbMessageLog } from './stores/lmdb-message-log.js';
 export { LmdbStatusStore } from './stores/lmdb-status-store.js';
 export type { LogConsumer, LogRecord, MessageLog, Position } from './stores/message-log.js';
 export { PulsarMessageLog } from './stores/pulsar-message-log.js';
-export type { StatusRecord, StatusStore, StatusUpdate } from './stores/status-store.js';
+export { NOTHING_NEW, type StatusRecord, type StatusStore, type StatusUpdate } from './stores/status-store.js';

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import type { StatusRecord, StatusUpdate } from '@chatmesh/chat';
+import { NOTHING_NEW, type StatusRecord, type StatusUpdate } from '@chatmesh/chat';
 
 /** A record as acceptance writes it. */
 export function newRecord(acceptedAtMs: number, fields: Partial<StatusRecord> = {}): StatusRecord {
@@ -35,18 +35,7 @@ export function plain(record: StatusRecord | undefined): StatusRecord | undefine
 
 /** An update of a record that says nothing but `fields`. */
 export function updateOf(record: StatusRecord, fields: Partial<StatusUpdate>): StatusUpdate {
-  return {
-    serverMessageId: record.serverMessageId,
-    base: undefined,
-    deviceId: undefined,
-    deliveredAtMs: 0,
-    readAtMs: 0,
-    failedAtMs: 0,
-    code: '',
-    takenAtMs: 0,
-    transmittedAtMs: 0,
-    ...fields,
-  };
+  return { ...NOTHING_NEW, serverMessageId: record.serverMessageId, ...fields };
 }
 
 /** What a status store has to answer, kept in the simplest way. */

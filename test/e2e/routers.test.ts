@@ -17,21 +17,19 @@ import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
 import { createClient, createLogger, EnvReader, MeshError, Metrics } from '@chatmesh/mesh';
 import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import { PresenceService } from '@chatmesh/presence';
-import { formatReport, History } from '@chatmesh/sdk/testing';
+import { History } from '@chatmesh/sdk/testing';
 import { UserService } from '@chatmesh/user';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { freePorts } from '#engines';
 import { WireClient } from '../client.js';
 import { type TestUser, until } from '../mesh.js';
 import { operator } from '../operator.js';
-import { Speaker } from '../speaker.js';
+import { judge, Speaker } from '../speaker.js';
 
 /** So many that each router has some: half of all keys are a router's. */
 const USERS = 16;
 /** Messages that have to flow before and after each change. */
 const ENOUGH = 200;
-/** A confirmation takes effect within a second. */
-const EFFECT_MS = 1100;
 const logger = createLogger({ name: 'test', level: 'silent' });
 
 /** Users move between routers while their sessions stay: one edge, two routers on the same log and stores. */
@@ -193,25 +191,6 @@ describe('ownership that moves while the session stays', () => {
     );
     await Promise.all(clients.map((client) => client.close()));
   });
-
-  /** Everybody says what is left and comes back once; then the history is judged. */
-  async function judge(speakers: readonly Speaker[], history: History): Promise<void> {
-    const total = (count: (speaker: Speaker) => number) => speakers.reduce((sum, speaker) => sum + count(speaker), 0);
-    await Promise.all(speakers.map((speaker) => speaker.finish()));
-    const sent = total((s) => s.sent);
-    // Gives up quietly: the judgement names what is missing.
-    await until(() => total((s) => s.got.size) >= sent && total((s) => s.receipts.size) >= sent, {
-      timeoutMs: 30_000,
-    }).catch(() => undefined);
-    await new Promise((resolve) => setTimeout(resolve, EFFECT_MS));
-    await Promise.all(speakers.map((speaker) => speaker.reconnect()));
-    await Promise.all(speakers.map((speaker) => speaker.close()));
-
-    const report = history.check({ nowMs: performance.now() + EFFECT_MS });
-    console.log(formatReport(report));
-    expect(Object.entries(report.faults).filter(([, { count }]) => count > 0)).toEqual([]);
-    expect(report.counts).toMatchObject({ sends: sent, accepted: sent, delivered: sent, unanswered: 0, refused: 0 });
-  }
 });
 
 /** As Redis keeps them, for routers of one process. */

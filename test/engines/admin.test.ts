@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,23 +10,14 @@ import { LocalMesh } from '../local-mesh.js';
 import { type TestUser, until } from '../mesh.js';
 import { admin, brokenFor } from '../operator.js';
 import { dropKeyspace, scyllaConfig } from './cassandra-engine.js';
+import { logAndStoresEnv } from './engines-env.js';
 
 const START_MS = 120_000;
 
 const dataDir = mkdtempSync(join(tmpdir(), 'chatmesh-admin-'));
 const broken = new Set<string>();
 const scylla = scyllaConfig();
-const env = {
-  PULSAR_URL: process.env.PULSAR_URL ?? '',
-  PULSAR_ADMIN_URL: process.env.PULSAR_ADMIN_URL ?? '',
-  PULSAR_NAMESPACE: `chatmesh/${scylla.keyspace}`,
-  PULSAR_PARTITIONS: '4',
-  SCYLLA_CONTACT_POINTS: scylla.contactPoints.join(),
-  SCYLLA_LOCAL_DATACENTER: scylla.localDatacenter,
-  SCYLLA_KEYSPACE: scylla.keyspace,
-  SCYLLA_REPLICATION_FACTOR: '1',
-  CHAT_FINGERPRINT_KEY: randomBytes(32).toString('hex'),
-};
+const env = logAndStoresEnv(scylla.keyspace, 4);
 let cassandra: Cassandra;
 let mesh: LocalMesh;
 

@@ -1,6 +1,4 @@
-import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { fileURLToPath } from 'node:url';
 import { InternalChatService, MessagePlaceKind } from '@chatmesh/gen/chat/v1/internal';
 import { createClient } from '@chatmesh/mesh';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
@@ -9,10 +7,9 @@ import { WireClient } from '../client.js';
 import { Collector } from '../collector.js';
 import { TestMesh, type TestUser, until } from '../mesh.js';
 import { dropKeyspace, scyllaConfig } from './cassandra-engine.js';
+import { logAndStoresEnv, migrate } from './engines-env.js';
 import { newDatabase, sharedUrl } from './postgres-server.js';
 import { pulsarUrl } from './pulsar-engine.js';
-
-const MIGRATE = fileURLToPath(new URL('../../../services/dist/migrate.js', import.meta.url));
 
 describe('a mesh on Pulsar, Cassandra, Redis and PostgreSQL', () => {
   const name = `observed_${randomBytes(6).toString('hex')}`;
@@ -28,21 +25,13 @@ describe('a mesh on Pulsar, Cassandra, Redis and PostgreSQL', () => {
     collector = await Collector.start();
     const env = {
       DATABASE_URL: database.url,
-      PULSAR_URL: pulsarUrl,
-      PULSAR_ADMIN_URL: process.env.PULSAR_ADMIN_URL,
-      PULSAR_NAMESPACE: `chatmesh/${name}`,
-      PULSAR_PARTITIONS: '1',
-      SCYLLA_CONTACT_POINTS: process.env.SCYLLA_CONTACT_POINTS,
-      SCYLLA_LOCAL_DATACENTER: process.env.SCYLLA_LOCAL_DATACENTER,
-      SCYLLA_KEYSPACE: name,
-      SCYLLA_REPLICATION_FACTOR: '1',
+      ...logAndStoresEnv(name, 1),
       REDIS_URL: process.env.REDIS_URL,
       REDIS_PREFIX: `${name}:`,
-      CHAT_FINGERPRINT_KEY: randomBytes(32).toString('hex'),
       OTEL_EXPORTER_OTLP_ENDPOINT: collector.url,
       OTEL_TRACES_SAMPLER_ARG: '1',
     };
-    execFileSync(process.execPath, [MIGRATE], { env: { PATH: process.env.PATH, ...env } });
+    migrate(env);
     mesh = await TestMesh.start({ env });
     [ada, bob] = (await mesh.users(2)) as [TestUser, TestUser];
   }, 400_000);

@@ -1,14 +1,12 @@
-import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import Pulsar from 'pulsar-client';
 import { type Frame, WireClient } from '../client.js';
 import { LocalMesh } from '../local-mesh.js';
 import { type TestUser, until } from '../mesh.js';
+import { migrate } from './engines-env.js';
 import { pulsarUrl } from './pulsar-engine.js';
 
-const MIGRATE = fileURLToPath(new URL('../../../services/dist/migrate.js', import.meta.url));
 /** The least that PULSAR_BACKLOG_BYTES takes. */
 const LIMIT = 1024 ** 2;
 /** As many bytes as a text may have. */
@@ -36,7 +34,7 @@ describe('a mesh whose log is full', () => {
       PULSAR_BACKLOG_BYTES: String(LIMIT),
       CHAT_FINGERPRINT_KEY: randomBytes(32).toString('hex'),
     };
-    execFileSync(process.execPath, [MIGRATE], { env: { PATH: process.env.PATH, ...env } });
+    migrate(env);
     // What devices do not confirm stays on the log, as it does while inboxes are away.
     mesh = await LocalMesh.start({ env, chat: { owner: { maxHoldMs: 600_000 } } });
     const users = (await mesh.users(4)) as [TestUser, TestUser, TestUser, TestUser];

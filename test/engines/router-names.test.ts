@@ -1,19 +1,17 @@
-import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
 import { createClient, createLogger } from '@chatmesh/mesh';
-import { formatReport, History } from '@chatmesh/sdk/testing';
-import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { History } from '@chatmesh/sdk/testing';
+import { afterAll, beforeAll, describe, test } from '@jest/globals';
 import { freePorts } from '#engines';
 import { MeshProcess, type ServiceName, type TestUser, until } from '../mesh.js';
-import { Speaker } from '../speaker.js';
+import { judge, Speaker } from '../speaker.js';
 import { dropKeyspace, scyllaConfig } from './cassandra-engine.js';
+import { logAndStoresEnv, migrate } from './engines-env.js';
 
-const MIGRATE = fileURLToPath(new URL('../../../services/dist/migrate.js', import.meta.url));
 /** As the pods of a headless service: one name, one port, an address for each. */
 const FIRST = '127.0.0.2';
 const SECOND = '127.0.0.3';
@@ -22,8 +20,6 @@ const USERS = 16;
 /** Messages that have to flow after each change. */
 const ENOUGH = 50;
 const PAUSE_MS = 50;
-/** A confirmation takes effect within a second. */
-const EFFECT_MS = 1100;
 const KEPT = 'cannot be looked up; keeping those known';
 
 describe('an edge that finds its routers by a name', () => {
@@ -66,17 +62,9 @@ describe('an edge that finds its routers by a name', () => {
     const [edgePort, h2Port, chatPort, userPort, presencePort, ...adminPorts] = ports;
     const env = {
       PATH: process.env.PATH,
-      PULSAR_URL: process.env.PULSAR_URL,
-      PULSAR_ADMIN_URL: process.env.PULSAR_ADMIN_URL,
-      PULSAR_NAMESPACE: `chatmesh/${name}`,
-      PULSAR_PARTITIONS: '8',
-      SCYLLA_CONTACT_POINTS: process.env.SCYLLA_CONTACT_POINTS,
-      SCYLLA_LOCAL_DATACENTER: process.env.SCYLLA_LOCAL_DATACENTER,
-      SCYLLA_KEYSPACE: name,
-      SCYLLA_REPLICATION_FACTOR: '1',
+      ...logAndStoresEnv(name, 8),
       REDIS_URL: process.env.REDIS_URL,
       REDIS_PREFIX: `${name}:`,
-      CHAT_FINGERPRINT_KEY: randomBytes(32).toString('hex'),
       SEND_RATE: '0',
       EDGE_HOST: '127.0.0.1',
       EDGE_PORT: edgePort,
@@ -94,7 +82,7 @@ describe('an edge that finds its routers by a name', () => {
       processes.push(made);
       return made;
     };
-    execFileSync(process.execPath, [MIGRATE], { env });
+    migrate(env);
     const others = prepare(['user', 'presence']);
     first = prepare(['chat'], { MESH_HOST: FIRST });
     second = prepare(['chat'], { MESH_HOST: SECOND });
@@ -177,19 +165,6 @@ describe('an edge that finds its routers by a name', () => {
     await reaches(2, 0);
     await through('both are used again', first, second);
 
-    await Promise.all(speakers.map((speaker) => speaker.finish()));
-    const sent = total((s) => s.sent);
-    // Gives up quietly: the judgement names what is missing.
-    await until(() => total((s) => s.got.size) >= sent && total((s) => s.receipts.size) >= sent, {
-      timeoutMs: 30_000,
-    }).catch(() => undefined);
-    await new Promise((resolve) => setTimeout(resolve, EFFECT_MS));
-    await Promise.all(speakers.map((speaker) => speaker.reconnect()));
-    await Promise.all(speakers.map((speaker) => speaker.close()));
-
-    const report = history.check({ nowMs: performance.now() + EFFECT_MS });
-    console.log(formatReport(report));
-    expect(Object.entries(report.faults).filter(([, { count }]) => count > 0)).toEqual([]);
-    expect(report.counts).toMatchObject({ sends: sent, accepted: sent, delivered: sent, unanswered: 0, refused: 0 });
+    await judge(speakers, history);
   }, 300_000);
 });

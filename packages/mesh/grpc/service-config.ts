@@ -2,6 +2,8 @@ import type { DescService } from '@bufbuild/protobuf';
 import { MethodOptions_IdempotencyLevel } from '@bufbuild/protobuf/wkt';
 import { status } from '@grpc/grpc-js';
 
+const UNKNOWN = MethodOptions_IdempotencyLevel.IDEMPOTENCY_UNKNOWN;
+
 /** Attempts after 0.1, 0.3, 0.9 and 1 s: a process that is replaced is back by then. */
 const RETRY_POLICY = {
   maxAttempts: 5,
@@ -38,5 +40,3 @@ export function serviceConfigOf(service: DescService): string {
     retryThrottling: RETRY_BUDGET,
   });
 }
-
-const UNKNOWN = MethodOptions_IdempotencyLevel.IDEMPOTENCY_UNKNOWN;

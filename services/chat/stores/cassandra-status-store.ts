@@ -1,6 +1,6 @@
 import { RecentIdMap } from '@chatmesh/mesh';
 import type { Cassandra, PartitionWrite, Statement } from '@chatmesh/mesh/cassandra';
-import type { StatusRecord, StatusStore, StatusUpdate } from './status-store.js';
+import { earliest, type StatusRecord, type StatusStore, type StatusUpdate } from './status-store.js';
 
 const ACCEPTED = 0;
 const DELIVERED = 1;
@@ -150,10 +150,11 @@ function happenings(update: StatusUpdate): Statement[] {
   const rows: Statement[] = [];
   const happened = (kind: number, atMs: number, detail: string) =>
     rows.push({ cql: HAPPEN, params: [serverMessageId, kind, BigInt(atMs), detail] });
-  if (deliveredAtMs > 0 && (takenAtMs > 0 || transmittedAtMs > 0)) {
+  if (deliveredAtMs > 0) {
+    // What is undefined is not written.
     const times = [takenAtMs, transmittedAtMs].map((ms) => (ms > 0 ? BigInt(ms) : undefined));
     rows.push({ cql: DELIVER, params: [serverMessageId, BigInt(deliveredAtMs), deviceId, ...times] });
-  } else if (deliveredAtMs > 0) happened(DELIVERED, deliveredAtMs, deviceId);
+  }
   if (readAtMs > 0) happened(READ, readAtMs, deviceId);
   if (failedAtMs > 0) happened(FAILED, failedAtMs, code);
   if (deviceId !== '' && deliveredAtMs === 0 && readAtMs === 0) happened(CONFIRMED, 0, deviceId);
@@ -174,8 +175,8 @@ function recordOf(serverMessageId: string, rows: readonly Row[]): StatusRecord |
     }
     if (!first.has(row.kind)) first.set(row.kind, row);
     if (row.kind !== FAILED && row.detail !== '') devices.add(row.detail);
-    takenAtMs = earliest(takenAtMs, row.taken_at_ms);
-    transmittedAtMs = earliest(transmittedAtMs, row.transmitted_at_ms);
+    takenAtMs = earliest(takenAtMs, Number(row.taken_at_ms ?? 0));
+    transmittedAtMs = earliest(transmittedAtMs, Number(row.transmitted_at_ms ?? 0));
   }
   if (!accepted) return undefined;
   const atMs = (kind: number) => Number(first.get(kind)?.at_ms ?? 0);
@@ -196,9 +197,4 @@ function recordOf(serverMessageId: string, rows: readonly Row[]): StatusRecord |
     takenAtMs,
     transmittedAtMs,
   };
-}
-
-/** Of two times of which 0, and nothing, say nothing. */
-function earliest(ms: number, other: bigint | null): number {
-  return other === null || (ms !== 0 && ms <= Number(other)) ? ms : Number(other);
 }

@@ -1,4 +1,4 @@
-import type { StatusRecord, StatusUpdate } from './status-store.js';
+import { earliest, type StatusRecord, type StatusUpdate } from './status-store.js';
 
 /**
  * A record as it is stored: its fields in order, as text parted by tabs; no field holds a tab or a line break. The fields
@@ -110,8 +110,7 @@ export function merged(row: Row, update: StatusUpdate): Row {
   const takenAtMs = earliest(Number(taken), isDelivery ? update.takenAtMs : 0);
   const transmittedAtMs = earliest(Number(transmitted), isDelivery ? update.transmittedAtMs : 0);
   const told = `${failsEarlier ? update.code : code}\t${all}\t${takenAtMs}\t${transmittedAtMs}`;
-  const newer = `${row.slice(0, end)}\t${deliveredAtMs}\t${readAtMs}\t${failedAtMs}\t${told}`;
-  return newer === row ? row : newer;
+  return `${row.slice(0, end)}\t${deliveredAtMs}\t${readAtMs}\t${failedAtMs}\t${told}`;
 }
 
 /** Where the fields that never change end. */
@@ -123,9 +122,4 @@ function endOfHead(row: Row): number {
 
 function changingOf(row: Row, end = endOfHead(row)): string[] {
   return row.slice(end + 1).split('\t');
-}
-
-/** Of two times of which 0 says nothing. */
-function earliest(a: number, b: number): number {
-  return a === 0 || (b !== 0 && b < a) ? b : a;
 }

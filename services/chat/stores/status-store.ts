@@ -58,6 +58,11 @@ export const NOTHING_NEW = {
   transmittedAtMs: 0,
 } as const satisfies Omit<StatusUpdate, 'serverMessageId'>;
 
+/** Of two times of which 0 says nothing. */
+export function earliest(a: number, b: number): number {
+  return a === 0 || (b !== 0 && b < a) ? b : a;
+}
+
 /** One record for each accepted message. All writes are durable when their promise resolves. */
 export interface StatusStore extends AsyncDisposable {
   /** Records acceptances; a message that has a record keeps it. @throws MeshError `unavailable` */
