@@ -79,10 +79,10 @@ const scenarios: Record<string, () => Promise<unknown>> = {
     await store.accept([a]);
     disk.fails();
     // Two groups on their way: the second builds on the first.
-    const first = store.update([updateOf(a, { deliveredAtMs: 10 })]);
+    const first = outcome(store.update([updateOf(a, { deliveredAtMs: 10 })]));
     await new Promise((resolve) => setImmediate(resolve));
-    const second = store.update([updateOf(a, { readAtMs: 20 })]);
-    const refused = await Promise.all([first, second, store.accept([b]), store.accept([b])].map(outcome));
+    const second = outcome(store.update([updateOf(a, { readAtMs: 20 })]));
+    const refused = await Promise.all([first, second, outcome(store.accept([b])), outcome(store.accept([b]))]);
     const during = await of();
     disk.works();
     const accepted = await outcome(store.update([updateOf(a, { deliveredAtMs: 30 })]));
@@ -101,11 +101,12 @@ const scenarios: Record<string, () => Promise<unknown>> = {
       (await store.get(records.map((record) => record.serverMessageId))).filter((record) => record !== undefined)
         .length;
     small.fill(17);
-    const first = store.accept(records);
-    for (let n = 0; n < 3; n++) await new Promise((resolve) => setImmediate(resolve));
+    const first = outcome(store.accept(records));
+    // The write is on its way after one turn; in a second one its failure may already be told.
+    await new Promise((resolve) => setImmediate(resolve));
     const before = await found();
-    const second = store.update([updateOf(records[0] as StatusRecord, { readAtMs: 5 })]);
-    const refused = await Promise.all([first, second].map(outcome));
+    const second = outcome(store.update([updateOf(records[0] as StatusRecord, { readAtMs: 5 })]));
+    const refused = await Promise.all([first, second]);
     const during = await found();
     disk.works();
     const accepted = await outcome(store.accept(records.slice(0, 100)));

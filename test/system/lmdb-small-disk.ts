@@ -23,7 +23,9 @@ export async function runOnSmallDisk(program: string, ...args: string[]): Promis
     const command = ['sh', '-c', script, mount, process.execPath, fileURLToPath(program), mount, ...args];
     const run = promisify(execFile)('unshare', [namespaces, ...command], { maxBuffer: 2 ** 26 });
     const { stdout } = await run.catch((error) => {
-      if (error.code !== 'ENOENT' && !/^(unshare|mount): /m.test(error.stderr)) throw error;
+      if (error.code !== 'ENOENT' && !/^(unshare|mount): /m.test(error.stderr)) {
+        throw new Error(`the program ended with ${error.signal ?? error.code}: ${error.stdout}${error.stderr}`);
+      }
       throw new Error(
         `this test mounts a small disk: it needs Linux, unshare and mount (on Debian: apt-get install -y util-linux mount), and the right to use them, as root or in a user namespace (${error.stderr || error.message})`,
       );
