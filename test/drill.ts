@@ -45,6 +45,15 @@ export class Drill {
     return sent;
   }
 
+  /** Does something while the reader is connected, who sees `count` messages come and confirms none of them. */
+  async look<T>(count: number, meanwhile: () => Promise<T>): Promise<T> {
+    const client = await WireClient.connect(this.#mesh.url, this.#reader);
+    await client.frame((f) => f.caught_up, 'caught_up');
+    const done = await meanwhile();
+    await until(() => client.messages.length >= count, { what: `${count} messages` });
+    return done;
+  }
+
   /** Everything that waits, in the order in which it comes, at least `count` messages; all of it is confirmed, durably. */
   async receive(count: number): Promise<Pick<Sent, 'text' | 'serverId'>[]> {
     const client = await WireClient.connect(this.#mesh.url, this.#reader);

@@ -55,18 +55,18 @@ export class MeshProcess {
     return this.#output;
   }
 
-  /** Starts the process; resolves when it says that it is ready. */
-  async start(): Promise<void> {
-    this.launch();
+  /** Starts the process, this once with these variables on top; resolves when it says that it is ready. */
+  async start(env: NodeJS.ProcessEnv = {}): Promise<void> {
+    this.launch(env);
     await this.ready();
   }
 
   /** Starts the process and does not wait. */
-  launch(): void {
+  launch(env: NodeJS.ProcessEnv = {}): void {
     const names = this.services.length === SERVICES.length ? [] : this.services;
     const command = [...this.#within, process.execPath, '--enable-source-maps', MAIN, ...names];
     const child = spawn(command[0] as string, command.slice(1), {
-      env: { ...this.#env, ADMIN_PORT: String(this.adminPort) },
+      env: { ...this.#env, ...env, ADMIN_PORT: String(this.adminPort) },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     this.#child = child;
