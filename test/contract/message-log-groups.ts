@@ -55,6 +55,24 @@ export function messageLogGroupsContract(name: string, engine: LogEngine): void 
       expect(second.held.size).toBeGreaterThan(0);
     });
 
+    test('one that waits for its keys goes on waiting while others come and go', async () => {
+      const first = await witness.join();
+      await witness.publish(keys);
+      await witness.allHandedOut();
+      const second = await witness.join();
+      for (let n = 0; n < 4; n++) {
+        await witness.publish(keys);
+        await witness.leave(await witness.join());
+        witness.check();
+      }
+      await witness.publish(keys);
+      await witness.until(() => {
+        witness.acknowledge(second);
+        witness.acknowledge(first, [...first.held.keys()].slice(0, 1));
+        return witness.unacknowledged === 0;
+      }, 'all is handed out and acknowledged');
+    });
+
     test('a key that moves while it is published to goes on without a gap', async () => {
       const [key] = newKeys(1) as [string];
       await witness.join();

@@ -81,7 +81,7 @@ interface OwnedPartition {
   state: 'claiming' | 'waiting' | 'owned';
   /** Received and not acknowledged, so that whoever gets the partition next gets this before anything new. */
   held: ReceivedMessage | undefined;
-  /** Claims and releases that came before the own claim. */
+  /** Claims and releases that came before the own claim. They stay unacknowledged until the partition is owned. */
   stale: ReceivedMessage[];
   /** Who has claimed the partition before, and has not released it, with the longest lease that was claimed. */
   readonly formerOwners: Map<string, number>;
@@ -404,11 +404,15 @@ export class PulsarLogConsumer implements LogConsumer {
     if (first && owned.again && owned.formerTenures.size === 0)
       this.#leaseMs = Math.min(LONGEST_LEASE_MS, 2 * this.#leaseMs);
     if (first) owned.state = owned.formerTenures.size > 0 ? 'waiting' : 'owned';
-    for (const old of owned.stale) this.#subscription.acknowledge(old);
-    owned.stale = [];
     if (owned.held) this.#subscription.acknowledge(owned.held);
     owned.held = message;
-    if (first && owned.state === 'waiting') this.#await(owned, pending.atMs);
+    if (owned.state === 'waiting') {
+      // Whoever is handed everything once more meanwhile, this consumer or another, has to wait for the former owner, too.
+      if (first) this.#await(owned, pending.atMs);
+      return;
+    }
+    for (const old of owned.stale) this.#subscription.acknowledge(old);
+    owned.stale = [];
   }
 
   /** Waits for the end of the former lease. What was acknowledged until then is known when everything comes once more. */
