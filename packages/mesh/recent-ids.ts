@@ -1,6 +1,6 @@
 import { IdTable } from './id-table.js';
 
-/** Remembers where the latest ids stand first. Whole generations are forgotten, the older half at a time. */
+/** Remembers where the latest ids stand first, by positions of one width. Whole generations are forgotten, the older half at a time. */
 export class RecentIds {
   readonly #half: number;
   #young: Generation;
@@ -55,33 +55,38 @@ export class RecentIdMap {
 }
 
 class Generation {
-  /** Indexes of {@link #positions}. */
+  /** By id, the index of its position. */
   readonly #ids = new IdTable();
-  /** At its full size from the start: one that grows is copied each time. */
-  readonly #positions: (string | undefined)[];
-  #size = 0;
+  readonly #capacity: number;
+  /** Text of one width; bytes, because ten thousands of strings would be copied by the garbage collector. */
+  #positions: Buffer | undefined;
+  #width = 0;
 
   constructor(capacity: number) {
-    this.#positions = new Array(capacity).fill(undefined);
+    this.#capacity = capacity;
   }
 
   get size(): number {
-    return this.#size;
+    return this.#ids.size;
   }
 
   get(id: string): string | undefined {
     const index = this.#ids.get(id);
-    return index === undefined ? undefined : this.#positions[index];
+    if (index === undefined) return undefined;
+    return this.#positions?.toString('latin1', index * this.#width, (index + 1) * this.#width);
   }
 
   set(id: string, position: string): void {
-    this.#ids.set(id, this.#size);
-    this.#positions[this.#size++] = position;
+    if (!this.#positions) {
+      this.#width = position.length;
+      this.#positions = Buffer.alloc(this.#capacity * this.#width);
+    }
+    const index = this.#ids.get(id) ?? this.#ids.size;
+    this.#positions.write(position, index * this.#width, this.#width, 'latin1');
+    this.#ids.set(id, index);
   }
 
   clear(): void {
     this.#ids.clear();
-    this.#positions.fill(undefined);
-    this.#size = 0;
   }
 }

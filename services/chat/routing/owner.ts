@@ -67,7 +67,7 @@ const SWEEP_MS = 250;
 const STOOD_STILL_MS = 2_000;
 const HANDLING_RETRY_MAX_MS = 30_000;
 const FORGET_IDLE_MS = 60_000;
-const MIN_DROP = 1024;
+const MIN_DROP = 64;
 /** Events handled of late, by which a second copy is told: a client repeats a send within seconds. */
 const SEEN_EVENTS = 100_000;
 

@@ -1,6 +1,7 @@
 import { IdTable, keyOf } from '@chatmesh/mesh';
 import type { Database, LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import { idOf, merged, type Row, recordOf, rowOf } from './lmdb-status-row.js';
+import { RecentBatches } from './recent-batches.js';
 import type { StatusRecord, StatusStore, StatusUpdate } from './status-store.js';
 
 /**
@@ -11,8 +12,6 @@ const MERGE_AT = 65_536;
 const META_INDEXED = 0;
 /** Ids that were looked up in vain are remembered, since what is looked up is accepted next. */
 const REMEMBERED_ABSENT = 8192;
-/** Rows of the latest batches that are kept at hand: most records change once or twice soon after they were written. */
-const ROWS_AT_HAND = 16_384;
 /** A place has 16 bits for the index in its batch. */
 const MAX_ROWS = 0x10000;
 /** Who looks for one row of a batch that is not at hand reads all of it. */
@@ -27,8 +26,7 @@ type Place = number;
 /** Versions that go out with one group commit, in one batch or several, and the place of what each replaces. */
 interface Batch {
   readonly number: number;
-  /** Flat text in the end: rows as they are put together would keep every piece of them alive. */
-  rows: Row[];
+  readonly rows: Row[];
   readonly replaced: Place[];
   /** Batches that this one's commit removes. */
   removed: readonly number[];
@@ -64,9 +62,8 @@ export class LmdbStatusStore implements StatusStore {
   #open: Batch | undefined;
   /** Batches on their way to the disk, by number. */
   readonly #unwritten = new Map<number, Batch>();
-  /** Rows of batches, those that came last at the end. */
-  readonly #atHand = new Map<number, Row[]>();
-  #rowsAtHand = 0;
+  /** Most records change once or twice soon after they were written. */
+  readonly #atHand = new RecentBatches();
 
   constructor(environment: LmdbEnvironment) {
     this.#environment = environment;
@@ -159,23 +156,12 @@ export class LmdbStatusStore implements StatusStore {
   /** The row at a place; undefined when it has expired. */
   #rowAt(place: Place): Row | undefined {
     const batch = batchOf(place);
-    let rows = this.#unwritten.get(batch)?.rows ?? this.#atHand.get(batch);
-    if (!rows) {
-      rows = this.#batches.get(batch)?.split('\n');
-      if (!rows) return undefined;
-      this.#keepAtHand(batch, rows);
-    }
-    return rows[place % MAX_ROWS];
-  }
-
-  #keepAtHand(batch: number, rows: Row[]): void {
-    this.#atHand.set(batch, rows);
-    this.#rowsAtHand += rows.length;
-    for (const [oldest, { length }] of this.#atHand) {
-      if (this.#rowsAtHand <= ROWS_AT_HAND) break;
-      this.#atHand.delete(oldest);
-      this.#rowsAtHand -= length;
-    }
+    const index = place % MAX_ROWS;
+    const row = this.#unwritten.get(batch)?.rows[index] ?? this.#atHand.row(batch, index);
+    if (row !== undefined) return row;
+    const rows = this.#batches.get(batch)?.split('\n');
+    if (rows) this.#atHand.put(batch, rows);
+    return rows?.[index];
   }
 
   #put(id: string, row: Row): Promise<void> {
@@ -202,9 +188,7 @@ export class LmdbStatusStore implements StatusStore {
 
   #store(batch: Batch): void {
     if (this.#open === batch) this.#open = undefined;
-    const text = batch.rows.join('\n');
-    void this.#batches.put(batch.number, text);
-    batch.rows = text.split('\n');
+    void this.#batches.put(batch.number, batch.rows.join('\n'));
     // What is dead goes with what is new: a group commit of its own would cost as much as one that carries something.
     for (const number of this.#dead) void this.#batches.remove(number);
     batch.removed = this.#dead;
@@ -214,7 +198,7 @@ export class LmdbStatusStore implements StatusStore {
   /** The versions are durable: batches that hold only older ones can go. */
   #stored(batch: Batch): void {
     this.#unwritten.delete(batch.number);
-    this.#keepAtHand(batch.number, batch.rows);
+    this.#atHand.put(batch.number, batch.rows);
     this.#liveIn.set(batch.number, (this.#liveIn.get(batch.number) ?? 0) + batch.rows.length);
     for (const place of batch.replaced) {
       if (place === NOWHERE) continue;
