@@ -200,7 +200,6 @@ describe('Pulsar with TLS and tokens', () => {
       const expected = { kind: 'failed_precondition', message };
       expect(refusals[i]?.errors.map(summaryOf)).toEqual([expected, expected]);
     }
-    expect(refusals.flatMap(({ lines }) => lines)).not.toEqual([]);
     for (const token of [unsigned, garbage]) expect(everythingOf(refusals)).not.toContain(token);
   });
 
