@@ -1,4 +1,5 @@
-import { WireClient } from './client.js';
+import { expect } from '@jest/globals';
+import { type Frame, WireClient } from './client.js';
 import { type TestMesh, type TestUser, until } from './mesh.js';
 
 /** A confirmation takes effect within a second. */
@@ -56,15 +57,41 @@ export class Drill {
 
   /** Everything that waits, in the order in which it comes, at least `count` messages; all of it is confirmed, durably. */
   async receive(count: number): Promise<Pick<Sent, 'text' | 'serverId'>[]> {
-    const client = await WireClient.connect(this.#mesh.url, this.#reader);
-    await client.frame((f) => f.caught_up, 'caught_up');
-    await until(() => client.messages.length >= count, { what: `${count} messages` });
-    const got = client.messages.map((m) => ({ text: m.content as string, serverId: m.server_message_id as string }));
-    if (got.length > 0) client.confirm('delivered', ...got.map(({ serverId }) => serverId));
-    await new Promise((resolve) => setTimeout(resolve, EFFECT_MS));
-    await client.close();
-    return got;
+    const messages = await receiveAll(await WireClient.connect(this.#mesh.url, this.#reader), count);
+    return messages.map((m) => ({ text: m.content as string, serverId: m.server_message_id as string }));
   }
+
+  /** Has m1 to m20 confirmed and leaves m21 to m40 waiting. */
+  async open(): Promise<{ early: Sent[]; waiting: Sent[] }> {
+    const early = await this.send(texts(1, 20));
+    expect(await this.receive(20)).toEqual(received(early));
+    return { early, waiting: await this.send(texts(21, 40)) };
+  }
+
+  /** Sends everything again: all of it is known, and nothing of it comes. */
+  async expectKnown(before: readonly Sent[]): Promise<void> {
+    const again = await this.send(
+      before.map(({ text }) => text),
+      before,
+    );
+    report(
+      'sent again by Ada, known',
+      again.filter((m) => m.known),
+    );
+    expect(again).toEqual(before.map((sent) => ({ ...sent, known: true })));
+    expect(await this.receive(0)).toEqual([]);
+  }
+}
+
+/** Everything that waits for a client, at least `count` messages; all of it is confirmed, durably, and the client closed. */
+export async function receiveAll(client: WireClient, count = 0): Promise<Frame[]> {
+  await client.frame((f) => f.caught_up, 'caught_up');
+  await until(() => client.messages.length >= count, { what: `${count} messages` });
+  const { messages } = client;
+  if (messages.length > 0) client.confirm('delivered', ...messages.map((m) => m.server_message_id as string));
+  await new Promise((resolve) => setTimeout(resolve, EFFECT_MS));
+  await client.close();
+  return messages;
 }
 
 /** m`from` to m`to`. */

@@ -61,13 +61,14 @@ class Generation {
   /** Text of one width; bytes, because ten thousands of strings would be copied by the garbage collector. */
   #positions: Buffer | undefined;
   #width = 0;
+  #size = 0;
 
   constructor(capacity: number) {
     this.#capacity = capacity;
   }
 
   get size(): number {
-    return this.#ids.size;
+    return this.#size;
   }
 
   get(id: string): string | undefined {
@@ -81,12 +82,12 @@ class Generation {
       this.#width = position.length;
       this.#positions = Buffer.alloc(this.#capacity * this.#width);
     }
-    const index = this.#ids.get(id) ?? this.#ids.size;
-    this.#positions.write(position, index * this.#width, this.#width, 'latin1');
-    this.#ids.set(id, index);
+    this.#positions.write(position, this.#size * this.#width, this.#width, 'latin1');
+    this.#ids.set(id, this.#size++);
   }
 
   clear(): void {
     this.#ids.clear();
+    this.#size = 0;
   }
 }

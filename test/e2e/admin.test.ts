@@ -8,13 +8,12 @@ import { SessionService } from '@chatmesh/gen/presence/v1/session';
 import { createClient, createLogger } from '@chatmesh/mesh';
 import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
-import { SignJWT } from 'jose';
 import { WireClient } from '../client.js';
+import { deviceOf, SECRET } from '../devices.js';
 import { LocalMesh } from '../local-mesh.js';
 import { type TestUser, until } from '../mesh.js';
 import { admin, brokenFor } from '../operator.js';
 
-const SECRET = 'a secret that is long enough for HS256';
 const DEADLINE_MS = 400_000;
 
 /** Clients of the present test. */
@@ -38,17 +37,6 @@ async function untilPresent(mesh: LocalMesh, { userId }: TestUser, sessions: num
   } finally {
     presence.close();
   }
-}
-
-/** Another device of a user, registered when it connects. */
-async function deviceOf({ userId }: TestUser): Promise<TestUser> {
-  const deviceId = randomUUID();
-  const token = await new SignJWT({ did: deviceId })
-    .setProtectedHeader({ alg: 'HS256' })
-    .setSubject(userId)
-    .setExpirationTime('1d')
-    .sign(new TextEncoder().encode(SECRET));
-  return { userId, deviceId, contactNumber: '', token };
 }
 
 describe('what operators can do', () => {

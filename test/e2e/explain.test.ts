@@ -3,11 +3,9 @@ import { run, type Terminal } from '@chatmesh/cli';
 import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
 import { createClient } from '@chatmesh/mesh';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { SignJWT } from 'jose';
 import { type Frame, WireClient } from '../client.js';
+import { deviceOf, SECRET } from '../devices.js';
 import { TestMesh, type TestUser, until } from '../mesh.js';
-
-const SECRET = 'a secret that is long enough for HS256';
 
 describe('chatmesh status --explain', () => {
   let mesh: TestMesh;
@@ -105,12 +103,7 @@ describe('chatmesh status --explain', () => {
 
   test('a copy is told apart: in the inbox of another device of the sender, and confirmed by it', async () => {
     const [ada, bob] = await users();
-    const deviceId = randomUUID();
-    const token = await new SignJWT({ did: deviceId })
-      .setProtectedHeader({ alg: 'HS256' })
-      .setSubject(ada.userId)
-      .setExpirationTime('1h')
-      .sign(Buffer.from(SECRET));
+    const { deviceId, token } = await deviceOf(ada);
     const laptop = await WireClient.connect(mesh.url, ada, { token });
     await laptop.frame((f) => f.caught_up === true);
     await laptop.close();

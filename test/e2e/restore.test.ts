@@ -20,9 +20,7 @@ afterAll(async () => {
 test('a restored DATA_DIR repeats what was confirmed since, under its id, and reorders nothing', async () => {
   const whole = mesh.process('chat');
   const drill = await Drill.begin(mesh);
-  const early = await drill.send(texts(1, 20));
-  expect(await drill.receive(20)).toEqual(received(early));
-  const waiting = await drill.send(texts(21, 40));
+  const { early, waiting } = await drill.open();
 
   expect(await whole.end('SIGTERM')).toBe(0);
   cpSync(mesh.dataDir, backup, { recursive: true });

@@ -2,22 +2,12 @@ import { randomUUID } from 'node:crypto';
 import type { InboxStore } from '@chatmesh/chat';
 import { MeshError } from '@chatmesh/mesh';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { SignJWT } from 'jose';
 import { WireClient } from '../client.js';
+import { deviceOf, SECRET } from '../devices.js';
 import { LocalMesh } from '../local-mesh.js';
 import { type TestUser, until } from '../mesh.js';
 
-const SECRET = 'a secret that is long enough for HS256';
 const DAY_MS = 24 * 3600 * 1000;
-
-async function deviceOf(userId: string, deviceId: string = randomUUID()): Promise<TestUser> {
-  const token = await new SignJWT({ did: deviceId })
-    .setProtectedHeader({ alg: 'HS256' })
-    .setSubject(userId)
-    .setExpirationTime('3000d')
-    .sign(new TextEncoder().encode(SECRET));
-  return { userId, deviceId, contactNumber: '', token };
-}
 
 /** Rules of the wire contract that take a year, a broken store, or an operator to come true. */
 describe('the rules of the wire contract', () => {
@@ -54,10 +44,10 @@ describe('the rules of the wire contract', () => {
     await mesh.store.revokeDevice(bob, Date.now());
     const texts = ['one', 'two', 'three'];
     for (const text of texts) await a.answer(a.message(bob, text));
-    const first = await WireClient.connect(mesh.url, await deviceOf(bob.userId));
+    const first = await WireClient.connect(mesh.url, await deviceOf(bob));
     await first.frame((f) => f.caught_up, 'caught_up');
     expect(first.messages.map((m) => [m.sender_id, m.content])).toEqual(texts.map((text) => [ada.userId, text]));
-    const second = await WireClient.connect(mesh.url, await deviceOf(bob.userId));
+    const second = await WireClient.connect(mesh.url, await deviceOf(bob));
     await second.frame((f) => f.caught_up, 'caught_up');
     expect(second.messages).toEqual([]);
   });
@@ -65,7 +55,7 @@ describe('the rules of the wire contract', () => {
   test('2: each registered device gets the message until that device has confirmed it', async () => {
     const { a } = await pair();
     const userId = randomUUID();
-    const [phone, laptop] = [await deviceOf(userId), await deviceOf(userId)];
+    const [phone, laptop] = [await deviceOf({ userId }), await deviceOf({ userId })];
     const p = await WireClient.connect(mesh.url, phone);
     await (await WireClient.connect(mesh.url, laptop)).close();
     const { server_message_id: id } = await a.answer(a.message(userId, 'to both'));
@@ -125,7 +115,7 @@ describe('the rules of the wire contract', () => {
   });
 
   test('401 for an unknown sub from our own issuer; another issuer’s is created', async () => {
-    const created = await WireClient.connect(mesh.url, await deviceOf(randomUUID()));
+    const created = await WireClient.connect(mesh.url, await deviceOf({ userId: randomUUID() }));
     await created.frame((f) => f.caught_up, 'caught_up');
     const client = await WireClient.connect(mesh.url, (await mesh.users(1))[0] as TestUser);
     const id = client.message(created.user.userId, 'hello');

@@ -1,16 +1,14 @@
 import { randomUUID } from 'node:crypto';
 import { migrateUsers } from '@chatmesh/user/migrate';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { SignJWT } from 'jose';
 import { WireClient } from '../client.js';
+import { deviceOf, SECRET } from '../devices.js';
+import { receiveAll } from '../drill.js';
 import { TestMesh, type TestUser, until } from '../mesh.js';
 import { operator } from '../operator.js';
 import { newDatabase, sharedUrl, statement } from './postgres-server.js';
 
 /** The drill of docs/operations.md, "Restore", with the database of users put back while routers and edges stay. */
-const SECRET = 'a secret that is long enough for HS256';
-/** A confirmation takes effect within a second. */
-const EFFECT_MS = 1_100;
 let database: { url: string; drop(): Promise<void> };
 let mesh: TestMesh;
 
@@ -30,17 +28,6 @@ const databaseName = () => new URL(database.url).pathname.slice(1);
 async function copyDatabase(from: string, to: string): Promise<void> {
   await statement(sharedUrl(), `drop database if exists ${to}`);
   await statement(sharedUrl(), `create database ${to} template ${from}`);
-}
-
-/** Another device of a user, registered when it connects. */
-async function deviceOf({ userId }: TestUser): Promise<TestUser> {
-  const deviceId = randomUUID();
-  const token = await new SignJWT({ did: deviceId })
-    .setProtectedHeader({ alg: 'HS256' })
-    .setSubject(userId)
-    .setExpirationTime('1d')
-    .sign(new TextEncoder().encode(SECRET));
-  return { userId, deviceId, contactNumber: '', token };
 }
 
 /** Connects, again and again while a service is still on its way back. */
@@ -67,13 +54,7 @@ async function send(from: TestUser, to: TestUser, texts: string[], ids: string[]
 
 /** What waits for a device; all of it is confirmed. */
 async function receive(user: TestUser): Promise<string[]> {
-  const client = await connect(user);
-  await client.frame((f) => f.caught_up, 'caught_up');
-  const { messages } = client;
-  if (messages.length > 0) client.confirm('delivered', ...messages.map((m) => m.server_message_id as string));
-  await new Promise((resolve) => setTimeout(resolve, EFFECT_MS));
-  await client.close();
-  return messages.map((m) => m.content as string);
+  return (await receiveAll(await connect(user))).map((m) => m.content as string);
 }
 
 const suspend = async ({ userId }: TestUser) => {

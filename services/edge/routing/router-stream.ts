@@ -202,7 +202,7 @@ export class RouterStream {
   /** Takes back what these sessions confirmed and the router has not reported to be durable: it is another router's affair now. */
   takeBack(sessions: ReadonlySet<Session>): UntakenConfirmation[] {
     const theirs = ({ session }: { session: Session }) => sessions.has(session);
-    const others = ({ session }: { session: Session }) => !sessions.has(session);
+    const others = (confirmation: { session: Session }) => !theirs(confirmation);
     const { gathered } = this.#out;
     const back = [
       ...this.#untaken.flatMap(({ confirmations }) => confirmations.filter(theirs).map(untaken)),
