@@ -316,11 +316,11 @@ function generateTs(schema) {
   generateIndex(schema.generateFile('wire.ts'), found);
 }
 
-/** The one file that knows every codec, for whoever has a message and no type. */
+/** The one file that knows every codec, for whoever has a message and no type; and what reads without a codec. */
 function generateIndex(f, found) {
   f.print(GENERATED);
   const codec = f.import('WireCodec', RUNTIME, true);
-  f.print('export type { WireCodec };');
+  f.print('export { ', f.import('WireReader', RUNTIME), ', type WireCodec };');
   f.print();
   f.print(f.jsDoc('The codecs by the name of their message type.'));
   f.print('export const codecs: ReadonlyMap<string, ', codec, '> = new Map<string, ', codec, '>([');

@@ -360,6 +360,12 @@ export class WireReader {
     return BigInt.asIntN(64, this.uint64());
   }
 
+  /** An unsigned number of any width as one of JavaScript's, which is exact below 2^53. */
+  number(): number {
+    const low = this.#varint();
+    return low + this.#high * 0x100000000;
+  }
+
   /** Passes over a field that the message does not have, or has with another wire type. */
   skip(tag: number, depth = 0): void {
     if (tag >>> 3 === 0) throw new RangeError('a field has the number 0');

@@ -62,13 +62,19 @@ export class EdgeLink {
   /** Sends an encoded event to a session, at the end of this turn of the event loop or a little later. */
   push(session: number, event: Uint8Array, traceparent: string, when: 'soon' | 'later'): void {
     const last = this.#lastPush;
-    if (last && last.event === event && last.traceparent === traceparent) {
-      last.sessions.push(session);
-      return;
+    if (last && last.traceparent === traceparent) {
+      if (last.events.length === 1 && last.events[0] === event) {
+        last.sessions.push(session);
+        return;
+      }
+      if (traceparent === '' && last.sessions.length === 1 && last.sessions[0] === session) {
+        last.events.push(event as Uint8Array<ArrayBuffer>);
+        return;
+      }
     }
     const push = PushWire.create();
     push.sessions = [session];
-    push.event = event as Uint8Array<ArrayBuffer>;
+    push.events = [event as Uint8Array<ArrayBuffer>];
     push.traceparent = traceparent;
     this.#out[when]().pushes.push(push);
     this.#lastPush = push;
@@ -80,7 +86,7 @@ export class EdgeLink {
     push.sessions = [session];
     push.caughtUp = true;
     this.#out.soon().pushes.push(push);
-    this.#lastPush = push;
+    this.#lastPush = undefined;
   }
 
   /** Takes ownership of a session. */

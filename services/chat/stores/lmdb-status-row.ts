@@ -93,17 +93,19 @@ class StoredRecord implements StatusRecord {
 
 /** The row with an update merged in: the earliest time of each kind stays, with its code. The same row when it says nothing new. */
 export function merged(row: Row, update: StatusUpdate): Row {
-  const end = endOfHead(row);
-  const [delivered, read, failed, code, devices = '', taken, transmitted] = changingOf(row, end);
+  const isUnchanged = row.endsWith(UNCHANGED);
+  const end = isUnchanged ? row.length - UNCHANGED.length : endOfHead(row);
+  const changing = isUnchanged ? NOTHING_YET : changingOf(row, end);
+  const [delivered, read, failed, code, devices = '', taken, transmitted] = changing;
   const deliveredAtMs = earliest(Number(delivered), update.deliveredAtMs);
   const readAtMs = earliest(Number(read), update.readAtMs);
   const failedAtMs = earliest(Number(failed), update.failedAtMs);
   const { deviceId } = update;
   const all =
-    deviceId === undefined || devices.split(',').includes(deviceId)
-      ? devices
-      : devices === ''
-        ? deviceId
+    devices === ''
+      ? (deviceId ?? '')
+      : deviceId === undefined || devices.split(',').includes(deviceId)
+        ? devices
         : `${devices},${deviceId}`;
   const failsEarlier = failedAtMs !== Number(failed);
   const isDelivery = update.deliveredAtMs > 0;

@@ -27,6 +27,8 @@ type Place = number;
 interface Batch {
   readonly number: number;
   readonly rows: Row[];
+  /** The rows as they are stored. */
+  text: string;
   readonly replaced: Place[];
   /** Batches that this one's commit removes. */
   removed: readonly number[];
@@ -159,15 +161,23 @@ export class LmdbStatusStore implements StatusStore {
     const index = place % MAX_ROWS;
     const row = this.#unwritten.get(batch)?.rows[index] ?? this.#atHand.row(batch, index);
     if (row !== undefined) return row;
-    const rows = this.#batches.get(batch)?.split('\n');
-    if (rows) this.#atHand.put(batch, rows);
-    return rows?.[index];
+    const text = this.#batches.get(batch);
+    if (text === undefined) return undefined;
+    this.#atHand.put(batch, text);
+    return text.split('\n')[index];
   }
 
   #put(id: string, row: Row): Promise<void> {
     let batch = this.#open;
     if (!batch || batch.rows.length === ROWS_PER_BATCH) {
-      const opened: Batch = { number: this.#nextBatch++, rows: [], replaced: [], removed: [], done: Promise.resolve() };
+      const opened: Batch = {
+        number: this.#nextBatch++,
+        rows: [],
+        text: '',
+        replaced: [],
+        removed: [],
+        done: DONE,
+      };
       opened.done = this.#environment
         .write(() => this.#store(opened))
         .then(
@@ -188,7 +198,8 @@ export class LmdbStatusStore implements StatusStore {
 
   #store(batch: Batch): void {
     if (this.#open === batch) this.#open = undefined;
-    void this.#batches.put(batch.number, batch.rows.join('\n'));
+    batch.text = batch.rows.join('\n');
+    void this.#batches.put(batch.number, batch.text);
     // What is dead goes with what is new: a group commit of its own would cost as much as one that carries something.
     for (const number of this.#dead) void this.#batches.remove(number);
     batch.removed = this.#dead;
@@ -198,7 +209,7 @@ export class LmdbStatusStore implements StatusStore {
   /** The versions are durable: batches that hold only older ones can go. */
   #stored(batch: Batch): void {
     this.#unwritten.delete(batch.number);
-    this.#atHand.put(batch.number, batch.rows);
+    this.#atHand.put(batch.number, batch.text);
     this.#liveIn.set(batch.number, (this.#liveIn.get(batch.number) ?? 0) + batch.rows.length);
     for (const place of batch.replaced) {
       if (place === NOWHERE) continue;

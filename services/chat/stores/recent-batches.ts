@@ -20,19 +20,21 @@ export class RecentBatches {
   readonly #numbers = new Float64Array(BATCHES).fill(NOBODY);
   readonly #firsts = new Float64Array(BATCHES);
 
-  /** Keeps the rows of a batch, Latin-1, in place of the oldest ones. */
-  put(number: number, rows: readonly string[]): void {
-    const text = rows.join('');
+  /** Keeps a batch, its rows in Latin-1 and parted by line breaks, in place of the oldest ones. */
+  put(number: number, text: string): void {
     if ((this.#end % BYTES) + text.length > BYTES) this.#end += BYTES - (this.#end % BYTES);
     this.#bytes.write(text, this.#end % BYTES, 'latin1');
     this.#numbers[number % BATCHES] = number;
     this.#firsts[number % BATCHES] = this.#rows;
-    for (const { length } of rows) {
+    for (let from = 0; from <= text.length; ) {
+      const next = text.indexOf('\n', from);
+      const to = next < 0 ? text.length : next;
       const at = this.#rows++ % ROWS;
-      this.#begins[at] = this.#end;
-      this.#lengths[at] = length;
-      this.#end += length;
+      this.#begins[at] = this.#end + from;
+      this.#lengths[at] = to - from;
+      from = to + 1;
     }
+    this.#end += text.length;
   }
 
   /** A row of a batch; undefined when it is not kept any more. */

@@ -1,6 +1,6 @@
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
-import type { LogEvent, MessageEvent, ReceiptEvent } from '@chatmesh/gen/chat/v1/log';
-import { MessagePayloadWire } from '@chatmesh/gen/wire/chat/v1/log';
+import { MESSAGE, type PushedEvent, RECEIPT } from './pushed-event.js';
+import type { TextFrames } from './text-frames.js';
 
 const STATUS_NAMES: Record<MessageStatus, string> = {
   [MessageStatus.UNSPECIFIED]: '',
@@ -33,11 +33,10 @@ export function acceptedJson(
   return `{"status":"sent","timestamp":"${rfc3339(acceptedAtMs)}","client_message_id":"${clientMessageId}","server_message_id":"${serverMessageId}"${tail}`;
 }
 
-/** The frame of an event for one device; sealed content carries that device's header only. */
-export function eventJson(event: LogEvent, deviceId: string): string | undefined {
-  if (event.kind.case === 'message') return messageJson(event.kind.value, deviceId);
-  if (event.kind.case === 'receipt') return receiptJson(event.kind.value);
-  return undefined;
+/** Adds the frame of an event for one device; sealed content carries that device's header only. */
+export function addEvent(frames: TextFrames, event: PushedEvent, deviceId: string): void {
+  if (event.kind === 'message') addMessage(frames, event, deviceId);
+  else if (event.kind === 'receipt') addReceipt(frames, event);
 }
 
 /** The frame that refuses a frame. */
@@ -55,14 +54,26 @@ export function goingAwayJson(reconnectAfterMs: number): string {
   return `{"going_away":{"reconnect_after_ms":${reconnectAfterMs}}}`;
 }
 
-function messageJson(message: MessageEvent, deviceId: string): string {
-  const receiver = message.copy ? `,"receiver_id":"${message.receiverId}"` : '';
-  return `{"sender_id":"${message.senderId}"${receiver},${payloadJson(message.payload, deviceId)},"timestamp":"${rfc3339(Number(message.acceptedAtMs))}","server_message_id":"${message.serverMessageId}"}`;
+// Ids and times need no escaping.
+
+function addMessage(frames: TextFrames, event: PushedEvent, deviceId: string): void {
+  frames.open();
+  addText(frames, '{"sender_id":"', event, MESSAGE.senderId);
+  if (event.number(MESSAGE.copy) !== 0) addText(frames, '","receiver_id":"', event, MESSAGE.receiverId);
+  const content = event.content();
+  if (content) {
+    frames.text('","content":"');
+    frames.jsonUtf8(event.bytes, content.from, content.to);
+    frames.text('","timestamp":"');
+  } else frames.text(`",${sealedJson(event, deviceId)},"timestamp":"`);
+  frames.text(rfc3339(event.number(MESSAGE.acceptedAtMs)));
+  addText(frames, '","server_message_id":"', event, MESSAGE.serverMessageId);
+  frames.text('"}');
+  frames.close();
 }
 
-function payloadJson(encoded: Uint8Array, deviceId: string): string {
-  const { payload } = MessagePayloadWire.decode(encoded);
-  if (payload.case === 'content') return `"content":${JSON.stringify(payload.value)}`;
+function sealedJson(event: PushedEvent, deviceId: string): string {
+  const payload = event.payload();
   if (payload.case !== 'sealed') return '"content":""';
   const header = payload.value.headers[deviceId];
   const sealed = {
@@ -72,7 +83,24 @@ function payloadJson(encoded: Uint8Array, deviceId: string): string {
   return `"sealed":${JSON.stringify(sealed)}`;
 }
 
-function receiptJson(receipt: ReceiptEvent): string {
-  const code = receipt.code === '' ? '' : `,"code":${JSON.stringify(receipt.code)}`;
-  return `{"status":"${STATUS_NAMES[receipt.status]}","timestamp":"${rfc3339(Number(receipt.atMs))}","server_message_id":"${receipt.serverMessageId}","client_message_id":"${receipt.clientMessageId}","event_id":"${receipt.eventId}"${code}}`;
+function addReceipt(frames: TextFrames, event: PushedEvent): void {
+  frames.open();
+  frames.text('{"status":"');
+  frames.text(STATUS_NAMES[event.number(RECEIPT.status) as MessageStatus]);
+  frames.text('","timestamp":"');
+  frames.text(rfc3339(event.number(RECEIPT.atMs)));
+  addText(frames, '","server_message_id":"', event, RECEIPT.serverMessageId);
+  addText(frames, '","client_message_id":"', event, RECEIPT.clientMessageId);
+  addText(frames, '","event_id":"', event, RECEIPT.eventId);
+  if (event.from(RECEIPT.code) < event.to(RECEIPT.code)) {
+    frames.text('","code":"');
+    frames.jsonUtf8(event.bytes, event.from(RECEIPT.code), event.to(RECEIPT.code));
+  }
+  frames.text('"}');
+  frames.close();
+}
+
+function addText(frames: TextFrames, before: string, event: PushedEvent, field: number): void {
+  frames.text(before);
+  frames.utf8(event.bytes, event.from(field), event.to(field));
 }

@@ -1,11 +1,12 @@
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import { type ClientFrame, MessageStatus, type ServerFrame, ServerFrameSchema } from '@chatmesh/gen/chat/v1/frames';
-import type { LogEvent, MessageEvent } from '@chatmesh/gen/chat/v1/log';
+import type { MessageEvent } from '@chatmesh/gen/chat/v1/log';
 import { MessagePayloadWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { Mailbox, MeshError } from '@chatmesh/mesh';
 import { streamErrorKind } from '../domain/close-codes.js';
 import { type ClientAction, checkContent, encodePayload } from '../domain/frames.js';
+import type { PushedEvent } from '../domain/pushed-event.js';
 import type { ClientSink } from '../sessions/session.js';
 
 /** A window of events and the answers to what the client may have unanswered fit in several times over. */
@@ -50,11 +51,11 @@ export class StreamSink implements ClientSink {
     });
   }
 
-  event(event: LogEvent): void {
-    if (event.kind.case === 'message')
-      this.#offer({ case: 'message', value: messageFrame(event.kind.value, this.#deviceId) });
-    else if (event.kind.case === 'receipt') {
-      const { status, atMs, serverMessageId, clientMessageId, eventId, code } = event.kind.value;
+  event(event: PushedEvent): void {
+    const { kind } = event.decode();
+    if (kind.case === 'message') this.#offer({ case: 'message', value: messageFrame(kind.value, this.#deviceId) });
+    else if (kind.case === 'receipt') {
+      const { status, atMs, serverMessageId, clientMessageId, eventId, code } = kind.value;
       this.#offer({
         case: 'receipt',
         value: { status, serverMessageId, clientMessageId, eventId, code, timestamp: timestampFromMs(Number(atMs)) },

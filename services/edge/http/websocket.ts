@@ -1,14 +1,14 @@
 import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
-import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import { httpStatus, type Logger, MeshError, toMeshError } from '@chatmesh/mesh';
 import { type RawData, type WebSocket, WebSocketServer } from 'ws';
 import type { Admission } from '../auth/admission.js';
 import type { VerifiedToken } from '../auth/token-verifier.js';
 import { CLOSE } from '../domain/close-codes.js';
 import { type ClientAction, clientMessageIdOf, parseFrame } from '../domain/frames.js';
-import { acceptedJson, CAUGHT_UP_JSON, errorJson, eventJson, goingAwayJson } from '../domain/json.js';
-import { textFrames } from '../domain/text-frames.js';
+import { acceptedJson, addEvent, CAUGHT_UP_JSON, errorJson, goingAwayJson } from '../domain/json.js';
+import type { PushedEvent } from '../domain/pushed-event.js';
+import { TextFrames } from '../domain/text-frames.js';
 import type { ClientSink, Session } from '../sessions/session.js';
 import type { SessionTable } from '../sessions/session-table.js';
 
@@ -153,8 +153,7 @@ class WebSocketSink implements ClientSink {
   readonly #socket: Duplex;
   readonly #deviceId: string;
   /** Of this turn; undefined when there are none. */
-  #frames: string[] | undefined;
-  #length = 0;
+  #turn: TextFrames | undefined;
 
   constructor(client: WebSocket, socket: Duplex, deviceId: string) {
     this.#client = client;
@@ -163,28 +162,27 @@ class WebSocketSink implements ClientSink {
   }
 
   get bufferedBytes(): number {
-    return this.#client.bufferedAmount + this.#length;
+    return this.#client.bufferedAmount + (this.#turn?.length ?? 0);
   }
 
   accepted(clientMessageId: string, serverMessageId: string, acceptedAtMs: number, deduplicated: boolean): void {
-    this.#write(acceptedJson(clientMessageId, serverMessageId, acceptedAtMs, deduplicated));
+    this.#frames().add(acceptedJson(clientMessageId, serverMessageId, acceptedAtMs, deduplicated));
   }
 
-  event(event: LogEvent): void {
-    const frame = eventJson(event, this.#deviceId);
-    if (frame !== undefined) this.#write(frame);
+  event(event: PushedEvent): void {
+    addEvent(this.#frames(), event, this.#deviceId);
   }
 
   error(error: MeshError, clientMessageId: string): void {
-    this.#write(errorJson(error.kind, error.message, clientMessageId, error.retryAfterMs ?? 0));
+    this.#frames().add(errorJson(error.kind, error.message, clientMessageId, error.retryAfterMs ?? 0));
   }
 
   caughtUp(): void {
-    this.#write(CAUGHT_UP_JSON);
+    this.#frames().add(CAUGHT_UP_JSON);
   }
 
   goingAway(reconnectAfterMs: number): void {
-    this.#write(goingAwayJson(reconnectAfterMs));
+    this.#frames().add(goingAwayJson(reconnectAfterMs));
   }
 
   ping(): void {
@@ -204,22 +202,19 @@ class WebSocketSink implements ClientSink {
     else if (this.#client.isPaused) this.#client.resume();
   }
 
-  #write(frame: string): void {
-    this.#length += frame.length;
-    if (this.#frames) {
-      this.#frames.push(frame);
-      return;
+  #frames(): TextFrames {
+    if (!this.#turn) {
+      this.#turn = new TextFrames();
+      setImmediate(() => this.#flush());
     }
-    this.#frames = [frame];
-    setImmediate(() => this.#flush());
+    return this.#turn;
   }
 
   /** Beside the library, which would write each frame in two pieces; it writes nothing else but pings and the close. */
   #flush(): void {
-    const frames = this.#frames;
-    this.#frames = undefined;
-    this.#length = 0;
-    if (frames && this.#client.readyState === this.#client.OPEN) this.#socket.write(textFrames(frames));
+    const frames = this.#turn;
+    this.#turn = undefined;
+    if (frames && this.#client.readyState === this.#client.OPEN) this.#socket.write(frames.finish());
   }
 }
 

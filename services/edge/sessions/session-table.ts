@@ -1,12 +1,11 @@
 import { create } from '@bufbuild/protobuf';
 import { MessageStatus, type ReceiptUpdate, ReceiptUpdateSchema } from '@chatmesh/gen/chat/v1/frames';
-import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import type { Push, RouteResponse, Submit, SubmitResult } from '@chatmesh/gen/chat/v1/router';
-import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { SubmitWire } from '@chatmesh/gen/wire/chat/v1/router';
 import { type Logger, MeshError, type MeshTls, RecentIdMap, type Traces } from '@chatmesh/mesh';
 import { CLOSE } from '../domain/close-codes.js';
 import type { ClientAction } from '../domain/frames.js';
+import { PushedEvent, RECEIPT } from '../domain/pushed-event.js';
 import { RouterPool } from '../routing/router-pool.js';
 import type { RouterListener, RouterStream, SubmitAnswer, UntakenConfirmation } from '../routing/router-stream.js';
 import { type ClientSink, type Identity, Session } from './session.js';
@@ -79,6 +78,8 @@ export class SessionTable implements RouterListener {
    * leaves the next one to publish it again, for whoever owns the sender by then: only here it is known to have arrived.
    */
   readonly #acked = new RecentIdMap(MAX_ACKED);
+  /** The event that is being passed on: one after the other, in the same memory. */
+  readonly #pushed = new PushedEvent();
   /** What has happened since the start. */
   readonly counts = { sends: 0, confirmations: 0, otherFrames: 0, refusals: 0, events: 0, opened: 0 };
   /** How many sessions were closed by this edge, by close code. */
@@ -282,9 +283,8 @@ export class SessionTable implements RouterListener {
     if (response.released.length > 0) this.#released(stream, response.released);
     if (response.attach.length > 0) this.#takeOver(stream, response.attach);
     for (const push of response.pushes) {
-      const event = push.caughtUp ? undefined : LogEventWire.decode(push.event);
-      if (push.traceparent === '') for (const number of push.sessions) this.#push(stream, number, event);
-      else this.#pushFollowed(stream, push, event as LogEvent);
+      if (push.caughtUp) for (const number of push.sessions) this.#push(stream, number, undefined);
+      for (const event of push.events) this.#pushEvent(stream, push, this.#pushed.read(event));
     }
     for (const { session: number, serverMessageIds } of response.refused) {
       const session = this.#sessions.get(number);
@@ -349,7 +349,7 @@ export class SessionTable implements RouterListener {
     if (session.paused) this.#relieve(session);
   }
 
-  #push(stream: RouterStream, number: number, event: LogEvent | undefined): void {
+  #push(stream: RouterStream, number: number, event: PushedEvent | undefined): void {
     const session = this.#sessions.get(number);
     if (!session) return;
     if (session.owner !== stream) {
@@ -361,8 +361,8 @@ export class SessionTable implements RouterListener {
       if (session.caughtUp) return;
       session.caughtUp = true;
       session.sink.caughtUp();
-    } else if (event.kind.case === 'receipt' && this.#acked.get(event.kind.value.eventId) === number) {
-      stream.confirm(session, MessageStatus.UNSPECIFIED, [event.kind.value.eventId]);
+    } else if (event.kind === 'receipt' && this.#acked.get(event.text(RECEIPT.eventId)) === number) {
+      stream.confirm(session, MessageStatus.UNSPECIFIED, [event.text(RECEIPT.eventId)]);
     } else {
       this.counts.events++;
       session.sink.event(event);
@@ -370,12 +370,15 @@ export class SessionTable implements RouterListener {
     this.#watch(session);
   }
 
-  #pushFollowed(stream: RouterStream, push: Push, event: LogEvent): void {
-    const span = this.#deps.traces?.begin('edge.transmit', {
-      parent: push.traceparent,
-      attributes: { 'chatmesh.event': event.kind.case === 'receipt' ? 'receipt' : 'message' },
-    });
-    for (const number of push.sessions) this.#push(stream, number, event);
+  #pushEvent(stream: RouterStream, { sessions, traceparent }: Push, event: PushedEvent): void {
+    const span =
+      traceparent === ''
+        ? undefined
+        : this.#deps.traces?.begin('edge.transmit', {
+            parent: traceparent,
+            attributes: { 'chatmesh.event': event.kind ?? '' },
+          });
+    for (const number of sessions) this.#push(stream, number, event);
     span?.end();
   }
 
@@ -453,7 +456,7 @@ export class SessionTable implements RouterListener {
           Number(result.acceptedAtMs),
           result.deduplicated,
         );
-        if (result.receiptEvent.length > 0) session.sink.event(LogEventWire.decode(result.receiptEvent));
+        if (result.receiptEvent.length > 0) session.sink.event(this.#pushed.read(result.receiptEvent));
       }
       if (session.paused) this.#relieve(session);
       this.#watch(session);

@@ -1,12 +1,13 @@
 import type { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
-import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import type { MeshError } from '@chatmesh/mesh';
+import type { PushedEvent } from '../domain/pushed-event.js';
 import type { RouterStream } from '../routing/router-stream.js';
 
 /** What a session says to its client, in the client's own encoding. Calls of one turn of the event loop go out together. */
 export interface ClientSink {
   accepted(clientMessageId: string, serverMessageId: string, acceptedAtMs: number, deduplicated: boolean): void;
-  event(event: LogEvent): void;
+  /** Passes on a message or a receipt, which stays what it is for the length of the call. */
+  event(event: PushedEvent): void;
   error(error: MeshError, clientMessageId: string): void;
   caughtUp(): void;
   goingAway(reconnectAfterMs: number): void;

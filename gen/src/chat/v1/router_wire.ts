@@ -742,7 +742,7 @@ export function newPush(): Push {
   return {
     $typeName: "chat.v1.Push",
     sessions: [],
-    event: NO_BYTES,
+    events: [],
     caughtUp: false,
     traceparent: "",
   };
@@ -754,14 +754,14 @@ export function writePush(w: WireWriter, m: Push): void {
     for (const one of m.sessions) w.packedUint32(one);
     w.close(start);
   }
-  if (m.event.length > 0) {
-    w.bytes(18, m.event);
-  }
   if (m.caughtUp) {
     w.bool(24, m.caughtUp);
   }
   if (m.traceparent !== "") {
     w.string(34, m.traceparent);
+  }
+  for (const one of m.events) {
+    w.bytes(42, one);
   }
 }
 
@@ -778,8 +778,8 @@ export function readPush(r: WireReader, end: number, m: Push): Push {
         r.done(last);
         break;
       }
-      case 18:
-        m.event = r.bytes();
+      case 42:
+        m.events.push(r.bytes());
         break;
       case 24:
         m.caughtUp = r.bool();
