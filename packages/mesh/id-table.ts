@@ -145,16 +145,17 @@ export class IdTable {
   #grow(): void {
     const ids = this.#ids;
     const values = this.#values;
+    this.#size = 0;
     this.#ids = new Uint32Array(2 * ids.length);
     this.#values = new Float64Array(2 * values.length).fill(EMPTY);
     this.#mask = 2 * values.length - 1;
     this.#shift--;
-    for (const [slot, value] of values.entries()) {
+    // Without iterators and views: tables grow while messages wait.
+    for (let slot = 0; slot < values.length; slot++) {
+      const value = values[slot] as number;
       if (value === EMPTY) continue;
       const at = 4 * slot;
-      const to = this.#slotOf(ids[at] as number, ids[at + 1] as number, ids[at + 2] as number, ids[at + 3] as number);
-      this.#ids.set(ids.subarray(at, at + 4), 4 * to);
-      this.#values[to] = value;
+      this.#put(ids[at] as number, ids[at + 1] as number, ids[at + 2] as number, ids[at + 3] as number, value);
     }
   }
 }

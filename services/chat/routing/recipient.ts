@@ -1,5 +1,5 @@
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
-import type { SessionEvent } from '@chatmesh/gen/chat/v1/log';
+import type { MessageEvent, SessionEvent } from '@chatmesh/gen/chat/v1/log';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { confirmableId, deviceMark, type LogEvent, receiptOf, traceparentOf } from '../domain/events.js';
 import { UNCLAIMED_DEVICE } from '../domain/ids.js';
@@ -279,7 +279,8 @@ export class Recipient {
 
   /** Goes on with a drain that waited for room or for its own rows. */
   resume(device: Device): void {
-    if (device.state === 'draining' && !device.draining && device.session?.ready) void this.#drain(device);
+    if (device.state !== 'draining' || device.draining || !device.session?.ready) return;
+    if (device.room >= MIN_PAGE) void this.#drain(device);
   }
 
   #advance(): void {
@@ -502,8 +503,7 @@ export class Recipient {
     device.draining = true;
     try {
       while (device.state === 'draining' && device.session?.ready) {
-        const { session } = device;
-        const { room } = device;
+        const { session, room } = device;
         if (room < MIN_PAGE) break;
         const appends = device.appends;
         const rows = await this.#owner.whileUnavailable(() =>
@@ -670,7 +670,7 @@ export class Recipient {
     this.#owner.confirmed({
       update: {
         serverMessageId: tracked.id,
-        base: record && (() => baseRecord(message, record.position) as StatusRecord),
+        base: record && baseOf(message, record.position),
         deviceId: mark,
         deliveredAtMs: tracked.deliveredAtMs,
         readAtMs: tracked.readAtMs,
@@ -683,8 +683,9 @@ export class Recipient {
       delivery,
     });
     if (span) {
+      const step = span;
       const ended = { 'chatmesh.status': read ? 'read' : 'delivered' };
-      void this.#owner.barrier().then(() => span.end(ended));
+      void this.#owner.barrier().then(() => step.end(ended));
     }
   }
 
@@ -803,6 +804,11 @@ export class Recipient {
     this.#owner.acknowledge(tracked.record);
     tracked.record = undefined;
   }
+}
+
+/** In a function of its own: what a closure needs is set aside whenever the function around it is called. */
+function baseOf(message: MessageEvent, position: Position): () => StatusRecord {
+  return () => baseRecord(message, position) as StatusRecord;
 }
 
 function rememberAck({ ackedEarly }: Device, id: string): void {

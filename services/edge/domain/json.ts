@@ -60,10 +60,10 @@ function addMessage(frames: TextFrames, event: PushedEvent, deviceId: string): v
   frames.open();
   addText(frames, '{"sender_id":"', event, MESSAGE.senderId);
   if (event.number(MESSAGE.copy) !== 0) addText(frames, '","receiver_id":"', event, MESSAGE.receiverId);
-  const content = event.content();
-  if (content) {
+  const { contentFrom } = event;
+  if (contentFrom !== undefined) {
     frames.text('","content":"');
-    frames.jsonUtf8(event.bytes, content.from, content.to);
+    frames.jsonUtf8(event.bytes, contentFrom, event.to(MESSAGE.payload));
     frames.text('","timestamp":"');
   } else frames.text(`",${sealedJson(event, deviceId)},"timestamp":"`);
   frames.text(rfc3339(event.number(MESSAGE.acceptedAtMs)));

@@ -30,6 +30,8 @@ export class PushedEvent {
   /** The encoding. */
   bytes: Uint8Array = NOTHING;
   kind: 'message' | 'receipt' | undefined;
+  /** Where the content of a message begins in the encoding, up to the end of the payload; undefined when it is sealed. */
+  contentFrom: number | undefined;
   readonly #from = new Uint32Array(FIELDS);
   readonly #to = new Uint32Array(FIELDS);
   readonly #numbers = new Float64Array(FIELDS);
@@ -54,6 +56,7 @@ export class PushedEvent {
       this.#locate(reader, reader.end());
     }
     reader.done(bytes.length);
+    this.contentFrom = this.kind === 'message' ? this.#findContent(reader) : undefined;
     return this;
   }
 
@@ -81,15 +84,6 @@ export class PushedEvent {
     return this.#numbers[field] as number;
   }
 
-  /** Where the content of a message stands in the encoding; undefined when it is sealed. */
-  content(): { from: number; to: number } | undefined {
-    const to = this.to(MESSAGE.payload);
-    const reader = new WireReader(this.bytes);
-    reader.position = this.from(MESSAGE.payload);
-    if (reader.position === to || reader.tag() !== CONTENT_TAG) return undefined;
-    return reader.end() === to ? { from: reader.position, to } : undefined;
-  }
-
   /** The payload of a message. */
   payload(): MessagePayload['payload'] {
     return MessagePayloadWire.decode(this.bytes.subarray(this.from(MESSAGE.payload), this.to(MESSAGE.payload))).payload;
@@ -98,6 +92,13 @@ export class PushedEvent {
   /** All of the event. */
   decode(): LogEvent {
     return LogEventWire.decode(this.bytes);
+  }
+
+  #findContent(reader: WireReader): number | undefined {
+    const to = this.to(MESSAGE.payload);
+    reader.position = this.from(MESSAGE.payload);
+    if (reader.position === to || reader.tag() !== CONTENT_TAG) return undefined;
+    return reader.end() === to ? reader.position : undefined;
   }
 
   #locate(reader: WireReader, end: number): void {
