@@ -1,5 +1,6 @@
 export * from './abort.js';
 export * from './batcher.js';
+export * from './churn.js';
 export * from './clock.js';
 export * from './config.js';
 export * from './departure.js';

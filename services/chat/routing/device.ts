@@ -1,4 +1,5 @@
 import type { MessageEvent } from '@chatmesh/gen/chat/v1/log';
+import { ChurnMap, ChurnSet } from '@chatmesh/mesh';
 import type { LogRecord, Position } from '../stores/message-log.js';
 import type { EdgeLink } from './edge-link.js';
 import type { Recipient } from './recipient.js';
@@ -84,10 +85,10 @@ export class Device {
   cursor: Position | undefined;
   draining = false;
   // Made when they are used: most devices are idle, and an empty set costs 150 bytes.
-  #window: Map<string, Delivery> | undefined;
-  #settling: Set<string> | undefined;
-  #ackedEarly: Set<string> | undefined;
-  #appending: Set<Position> | undefined;
+  #window: ChurnMap<string, Delivery> | undefined;
+  #settling: ChurnSet<string> | undefined;
+  #ackedEarly: ChurnSet<string> | undefined;
+  #appending: ChurnSet<Position> | undefined;
 
   constructor(recipient: Recipient, id: string) {
     this.recipient = recipient;
@@ -95,26 +96,26 @@ export class Device {
   }
 
   /** Transmitted and not confirmed, by id, in the order of transmission. */
-  get window(): Map<string, Delivery> {
-    this.#window ??= new Map();
+  get window(): ChurnMap<string, Delivery> {
+    this.#window ??= new ChurnMap();
     return this.#window;
   }
 
   /** Confirmed, but the confirmation is not durable yet: by id. */
-  get settling(): Set<string> {
-    this.#settling ??= new Set();
+  get settling(): ChurnSet<string> {
+    this.#settling ??= new ChurnSet();
     return this.#settling;
   }
 
   /** Receipts that the device acked and that the log may still hand out: acked in another owner's time, or from the inbox. */
-  get ackedEarly(): Set<string> {
-    this.#ackedEarly ??= new Set();
+  get ackedEarly(): ChurnSet<string> {
+    this.#ackedEarly ??= new ChurnSet();
     return this.#ackedEarly;
   }
 
   /** Rows on their way into the inbox. */
-  get appending(): Set<Position> {
-    this.#appending ??= new Set();
+  get appending(): ChurnSet<Position> {
+    this.#appending ??= new ChurnSet();
     return this.#appending;
   }
 

@@ -1,7 +1,7 @@
 import type { LogEvent, MessageEvent } from '@chatmesh/gen/chat/v1/log';
 import type { Submit } from '@chatmesh/gen/chat/v1/router';
 import { LogEventWire, MessageEventWire } from '@chatmesh/gen/wire/chat/v1/log';
-import { type MeshClock, MeshError, type Span, type Traces, toMeshError } from '@chatmesh/mesh';
+import { ChurnMap, type MeshClock, MeshError, type Span, type Traces, toMeshError } from '@chatmesh/mesh';
 import type { AcceptLimit } from '../domain/accept-limit.js';
 import { standingReceipt } from '../domain/events.js';
 import type { Fingerprinter } from '../domain/fingerprint.js';
@@ -76,13 +76,13 @@ export interface IngressDeps {
 export class Ingress {
   readonly #deps: IngressDeps;
   /** Being accepted, by server_message_id: a repeat that comes meanwhile waits for the first. */
-  readonly #inFlight = new Map<string, Pending[] | undefined>();
+  readonly #inFlight = new ChurnMap<string, Pending[] | undefined>();
   /** Those of them that wait for room, and how many do not. */
   #queue: Pending[] = [];
   #accepting = 0;
   #beginning = false;
   /** Senders whose next submission waits for the directory, and what waits behind it. */
-  readonly #waiting = new Map<string, Pending[]>();
+  readonly #waiting = new ChurnMap<string, Pending[]>();
   #turn: Promise<void> = Promise.resolve();
   #batch: Pending[] = [];
   #claimed: Promise<void> = Promise.resolve();

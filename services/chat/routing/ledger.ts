@@ -1,5 +1,5 @@
 import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
-import { MeshError, sleep } from '@chatmesh/mesh';
+import { ChurnSet, MeshError, sleep } from '@chatmesh/mesh';
 import type { InboxRow, InboxStore } from '../stores/inbox-store.js';
 import type { LogConsumer, LogRecord, MessageLog, Position } from '../stores/message-log.js';
 import type { StatusRecord, StatusStore, StatusUpdate } from '../stores/status-store.js';
@@ -48,7 +48,7 @@ export class Ledger {
   #confirming = false;
   #acknowledging = false;
   /** Removals of rows on their way. */
-  readonly #removals = new Set<Promise<void>>();
+  readonly #removals = new ChurnSet<Promise<void>>();
   #barriers: (() => void)[] = [];
 
   constructor(stores: LedgerStores, listener: LedgerListener, options: { now: () => number; signal: AbortSignal }) {

@@ -2,7 +2,16 @@ import { setMaxListeners } from 'node:events';
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import type { Confirmation } from '@chatmesh/gen/chat/v1/router';
-import { type Logger, type MeshError, RecentIds, type Span, sleep, type Traces, traceFields } from '@chatmesh/mesh';
+import {
+  ChurnSet,
+  type Logger,
+  type MeshError,
+  RecentIds,
+  type Span,
+  sleep,
+  type Traces,
+  traceFields,
+} from '@chatmesh/mesh';
 import { confirmationOf, type ReceiptSubject, receiptOf, traceparentOf } from '../domain/events.js';
 import type { InboxStore } from '../stores/inbox-store.js';
 import type { LogConsumer, LogRecord, MessageLog, Position } from '../stores/message-log.js';
@@ -67,7 +76,6 @@ const SWEEP_MS = 250;
 const STOOD_STILL_MS = 2_000;
 const HANDLING_RETRY_MAX_MS = 30_000;
 const FORGET_IDLE_MS = 60_000;
-const MIN_DROP = 64;
 /** Events handled of late, by which a second copy is told: a client repeats a send within seconds. */
 const SEEN_EVENTS = 100_000;
 
@@ -80,7 +88,7 @@ export class Owner {
   readonly statuses: StatusStore;
   readonly now: () => number;
   /** Devices with something in their window. */
-  readonly unconfirmed = new Set<Device>();
+  readonly unconfirmed = new ChurnSet<Device>();
   readonly #deps: OwnerDeps;
   readonly #ledger: Ledger;
   /** What could not be handled. */
@@ -89,10 +97,9 @@ export class Owner {
   readonly #links = new Map<string, EdgeLink>();
   readonly #stop = new AbortController();
   /** Events on the log, oldest first, until they are confirmed or stored. */
-  #held: Tracked[] = [];
-  #dropClosedAt = MIN_DROP;
+  readonly #held = new ChurnSet<Tracked>();
   /** Recipients that had nothing to do, in the order in which that began. */
-  readonly #idle = new Set<Recipient>();
+  readonly #idle = new ChurnSet<Recipient>();
   /** Where messages and receipts, and copies of messages, were handled of late. */
   readonly #seen = new RecentIds(SEEN_EVENTS);
   readonly #seenCopies = new RecentIds(SEEN_EVENTS);
@@ -311,8 +318,12 @@ export class Owner {
 
   /** Keeps an eye on an event until the log may forget it. */
   hold(tracked: Tracked): void {
-    if (this.#held.length >= this.#dropClosedAt) this.#dropClosed();
-    this.#held.push(tracked);
+    this.#held.add(tracked);
+  }
+
+  /** Lets go of an event that the log has forgotten, or that is another owner's affair. */
+  letGo(tracked: Tracked): void {
+    this.#held.delete(tracked);
   }
 
   /** Begins a step of an event that is followed. */
@@ -495,32 +506,17 @@ export class Owner {
 
   /** Moves what the log has held for long enough into the inboxes of the devices that have not confirmed it. */
   #storeHeld(olderThanMs: number): void {
-    let due = 0;
-    const kept: Tracked[] = [];
     for (const tracked of this.#held) {
-      if (tracked.open > 0) {
-        if (tracked.receivedAtMs > olderThanMs) break;
-        if (!this.owns(tracked.recipient.userId)) {
-          // Another one may have delivered it by now. When it is certain that there is none, the next sweep stores it.
-          kept.push(tracked);
-          due++;
-          continue;
-        }
-        for (const device of tracked.recipient.devices.values()) {
-          const delivery = device.window.get(tracked.id);
-          if (delivery?.row === 'none') tracked.recipient.store(delivery);
-        }
+      if (tracked.receivedAtMs > olderThanMs) break;
+      const { recipient, id } = tracked;
+      // Another one may have delivered it by now. When it is certain that there is none, the next sweep stores it.
+      if (!this.owns(recipient.userId)) continue;
+      this.#held.delete(tracked);
+      for (const device of recipient.devices.values()) {
+        const delivery = device.window.get(id);
+        if (delivery?.row === 'none') recipient.store(delivery);
       }
-      due++;
     }
-    this.#held.splice(0, due, ...kept);
-    this.#dropClosed();
-  }
-
-  /** Lets go of events that the log has forgotten: behind one that stays open they would stay in memory for as long. */
-  #dropClosed(): void {
-    this.#held = this.#held.filter((tracked) => tracked.open > 0);
-    this.#dropClosedAt = Math.max(MIN_DROP, 2 * this.#held.length);
   }
 
   /** Sends again what a device has not confirmed; closes its session when that did not help. */

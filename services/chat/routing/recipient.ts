@@ -1,6 +1,7 @@
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import type { MessageEvent, SessionEvent } from '@chatmesh/gen/chat/v1/log';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
+import { ChurnMap } from '@chatmesh/mesh';
 import { confirmableId, deviceMark, type LogEvent, receiptOf, traceparentOf } from '../domain/events.js';
 import { UNCLAIMED_DEVICE } from '../domain/ids.js';
 import type { InboxRow } from '../stores/inbox-store.js';
@@ -36,7 +37,7 @@ export class Recipient {
   idleSinceMs = 0;
   readonly #owner: Owner;
   /** Events in a window or settling, by id. */
-  readonly #tracked = new Map<string, Tracked>();
+  readonly #tracked = new ChurnMap<string, Tracked>();
   #waiting: LogRecord[] = [];
   #busy = true;
   #exists = true;
@@ -156,6 +157,7 @@ export class Recipient {
       session.link.disown(session.number);
     }
     this.#waiting = [];
+    for (const tracked of this.#tracked.values()) this.#owner.letGo(tracked);
     this.#tracked.clear();
   }
 
@@ -796,7 +798,9 @@ export class Recipient {
     if (!delivery.counted) return;
     delivery.counted = false;
     const { tracked } = delivery;
-    if (--tracked.open === 0) this.#forgetOnLog(tracked);
+    if (--tracked.open > 0) return;
+    this.#owner.letGo(tracked);
+    this.#forgetOnLog(tracked);
   }
 
   #forgetOnLog(tracked: Tracked): void {
@@ -820,7 +824,7 @@ function newDelivery(tracked: Tracked, device: Device, position: Position, count
   return { tracked, device, position, counted, row: 'none', confirmedEarly: false, sentAtMs: 0, attempts: 0 };
 }
 
-function belowAll(rows: InboxRow[], positions: ReadonlySet<Position>): InboxRow[] {
+function belowAll(rows: InboxRow[], positions: Iterable<Position>): InboxRow[] {
   let lowest: Position | undefined;
   for (const position of positions) if (lowest === undefined || position < lowest) lowest = position;
   return rows.filter((row) => lowest === undefined || row.position < lowest);

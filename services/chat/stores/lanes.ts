@@ -1,3 +1,5 @@
+import { ChurnMap } from '@chatmesh/mesh';
+
 interface Lane {
   tail: Promise<unknown>;
   /** Work that runs or waits. */
@@ -17,7 +19,7 @@ export interface Watch {
 
 /** Lets pieces of work that share a key follow one another, in the order in which they came. Memory is bounded by what runs. */
 export class Lanes {
-  readonly #lanes = new Map<string, Lane>();
+  readonly #lanes = new ChurnMap<string, Lane>();
 
   /** Runs `work` after all that came before it on any of these keys. Settles as the work does. */
   async enter<T>(keys: readonly string[], work: () => Promise<T>): Promise<T> {

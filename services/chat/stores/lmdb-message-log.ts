@@ -1,6 +1,6 @@
 import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
-import { MeshError } from '@chatmesh/mesh';
+import { ChurnMap, MeshError } from '@chatmesh/mesh';
 import type { Database, LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import { acceptedAtMs } from '../domain/events.js';
 import { entryOf, payloadsOf, type StoredEntry } from './lmdb-log-entry.js';
@@ -100,7 +100,7 @@ export class LmdbMessageLog implements MessageLog {
   readonly #consumers: Consumer[] = [];
   #tenures = 0;
   /** Entries of which something is not acknowledged. */
-  readonly #live = new Map<number, Entry>();
+  readonly #live = new ChurnMap<number, Entry>();
   #warm = 0;
   /** Everything in entries below was handed out, is acknowledged, or waits for its slot to move. */
   #cursor: number;

@@ -1,4 +1,4 @@
-import { IdTable, keyOf } from '@chatmesh/mesh';
+import { ChurnMap, IdTable, keyOf } from '@chatmesh/mesh';
 import type { Database, LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import { idOf, merged, type Row, recordOf, rowOf } from './lmdb-status-row.js';
 import { RecentBatches } from './recent-batches.js';
@@ -63,7 +63,7 @@ export class LmdbStatusStore implements StatusStore {
   #nextBatch: number;
   #open: Batch | undefined;
   /** Batches on their way to the disk, by number. */
-  readonly #unwritten = new Map<number, Batch>();
+  readonly #unwritten = new ChurnMap<number, Batch>();
   /** Most records change once or twice soon after they were written. */
   readonly #atHand = new RecentBatches();
 

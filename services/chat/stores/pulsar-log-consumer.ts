@@ -1,6 +1,6 @@
 import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
-import { type Logger, MeshError, sleep, toMeshError } from '@chatmesh/mesh';
+import { ChurnMap, type Logger, MeshError, sleep, toMeshError } from '@chatmesh/mesh';
 import type { MessagePlace, PulsarSubscription, ReceivedMessage } from '@chatmesh/mesh/pulsar';
 import { acceptedAtMs } from '../domain/events.js';
 import type { LogConsumer, LogRecord, Position } from './message-log.js';
@@ -65,7 +65,7 @@ interface Received {
   readonly first: Position;
   last: Position;
   /** Received and not acknowledged. */
-  readonly open: Map<Position, Outstanding>;
+  readonly open: ChurnMap<Position, Outstanding>;
 }
 
 /**
@@ -329,7 +329,7 @@ export class PulsarLogConsumer implements LogConsumer {
   #begin(message: ReceivedMessage, position: Position, lapsed: LapsedPartition | undefined): OwnedPartition {
     const owned: OwnedPartition = {
       tenure: ++tenures,
-      received: { first: position, last: position, open: new Map() },
+      received: { first: position, last: position, open: new ChurnMap() },
       state: 'claiming',
       held: undefined,
       stale: [],

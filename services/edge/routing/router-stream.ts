@@ -16,6 +16,7 @@ import {
 } from '@chatmesh/gen/wire/chat/v1/router';
 import {
   type BidiCall,
+  ChurnMap,
   type ClientOptions,
   createClient,
   Departure,
@@ -81,7 +82,7 @@ export class RouterStream {
   readonly #listener: RouterListener;
   readonly #logger: Logger;
   readonly #clock: MeshClock;
-  readonly #answers = new Map<number, SubmitAnswer>();
+  readonly #answers = new ChurnMap<number, SubmitAnswer>();
   #call: BidiCall<RouteResponse, RouteRequest> | undefined;
   #heard = false;
   readonly #out = new Departure<Outgoing>({
