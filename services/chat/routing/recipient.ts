@@ -13,6 +13,7 @@ import { baseRecord } from './ledger.js';
 import type { Owner } from './owner.js';
 
 const PAGE = 256;
+const DONE = Promise.resolve();
 /** A drain goes on when so many rows fit: a page for every single confirmation would cost more than it brings. */
 const MIN_PAGE = 32;
 const MAX_ACKED_EARLY = 4096;
@@ -55,7 +56,7 @@ export class Recipient {
   #knowsAll = true;
   /** Asked to {@link locate} while a step was on its way. */
   #toLocate = false;
-  #late: Promise<unknown> = Promise.resolve();
+  #late: Promise<unknown> = DONE;
   /** Opened sessions, the last of each device, whose edges have no stream to this router yet. */
   #early: readonly OpenedSession[] = [];
 
