@@ -62,4 +62,15 @@ describe('text frames', () => {
     frames.close();
     expect(await read(frames.finish(), 1)).toEqual(['ää"ä\\"漢\\n🙂"']);
   });
+
+  test('that were not closed leave nothing behind', async () => {
+    const frames = new TextFrames();
+    frames.add('first');
+    frames.open();
+    frames.text('unfinished '.repeat(100));
+    frames.add('second');
+    frames.open();
+    frames.text('unfinished');
+    expect(await read(frames.finish(), 2)).toEqual(['first', 'second']);
+  });
 });

@@ -1,7 +1,8 @@
-import type { LogEvent, MessagePayload } from '@chatmesh/gen/chat/v1/log';
 import {
+  type LogEvent,
   LogEventSchema,
   MessageEventSchema,
+  type MessagePayload,
   MessagePayloadSchema,
   ReceiptEventSchema,
 } from '@chatmesh/gen/chat/v1/log';

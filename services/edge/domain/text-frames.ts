@@ -14,9 +14,10 @@ const SHORT_TEXT = 32;
  */
 export class TextFrames {
   #bytes = Buffer.allocUnsafe(FIRST_BYTES);
+  /** Where the messages end; one that is open does not count. */
   #end = 0;
-  /** Where the text of the open message begins. */
-  #begin = 0;
+  /** Where the text of the open message goes on. */
+  #at = 0;
 
   /** How many bytes the messages take so far. */
   get length(): number {
@@ -30,11 +31,11 @@ export class TextFrames {
     this.close();
   }
 
-  /** Begins a message, whose text is what is added up to {@link close}. */
+  /** Begins a message, whose text is what is added up to {@link close}. One that was not closed is forgotten. */
   open(): void {
+    this.#at = this.#end;
     this.#reserve(USUAL_HEAD);
-    this.#end += USUAL_HEAD;
-    this.#begin = this.#end;
+    this.#at += USUAL_HEAD;
   }
 
   /** Adds to the open message. */
@@ -43,36 +44,36 @@ export class TextFrames {
     // A UTF-16 unit takes three bytes of UTF-8 at most.
     this.#reserve(length * 3);
     const bytes = this.#bytes;
-    let end = this.#end;
+    let at = this.#at;
     if (length <= SHORT_TEXT) {
       let i = 0;
       for (; i < length; i++) {
         const unit = text.charCodeAt(i);
         if (unit > 0x7f) break;
-        bytes[end++] = unit;
+        bytes[at++] = unit;
       }
       if (i === length) {
-        this.#end = end;
+        this.#at = at;
         return;
       }
     }
-    this.#end += bytes.write(text, this.#end);
+    this.#at += bytes.write(text, this.#at);
   }
 
   /** Adds UTF-8 to the open message: `bytes` from `from` to below `to`. */
   utf8(bytes: Uint8Array, from: number, to: number): void {
     this.#reserve(to - from);
     const target = this.#bytes;
-    let end = this.#end;
-    for (let i = from; i < to; i++) target[end++] = bytes[i] as number;
-    this.#end = end;
+    let at = this.#at;
+    for (let i = from; i < to; i++) target[at++] = bytes[i] as number;
+    this.#at = at;
   }
 
   /** Adds UTF-8 to the open message as it stands in a string of JSON, without the quotes. */
   jsonUtf8(bytes: Uint8Array, from: number, to: number): void {
     this.#reserve(to - from);
     const target = this.#bytes;
-    let end = this.#end;
+    let at = this.#at;
     for (let i = from; i < to; i++) {
       const byte = bytes[i] as number;
       if (byte < 0x20 || byte === 0x22 || byte === 0x5c) {
@@ -80,33 +81,33 @@ export class TextFrames {
         this.text(escaped.slice(1, -1));
         return;
       }
-      target[end++] = byte;
+      target[at++] = byte;
     }
-    this.#end = end;
+    this.#at = at;
   }
 
   /** Ends the open message. */
   close(): void {
-    const length = this.#end - this.#begin;
+    const start = this.#end;
+    const begin = start + USUAL_HEAD;
+    const length = this.#at - begin;
     const head = length <= MAX_SHORT ? 2 : length <= MAX_MEDIUM ? 4 : 10;
-    let start = this.#begin - USUAL_HEAD;
     if (head !== USUAL_HEAD) {
       this.#reserve(head);
-      this.#bytes.copyWithin(start + head, this.#begin, this.#end);
-      this.#end = start + head + length;
+      this.#bytes.copyWithin(start + head, begin, this.#at);
     }
     const bytes = this.#bytes;
-    bytes[start++] = FIN_AND_TEXT;
-    if (head === 2) bytes[start] = length;
+    bytes[start] = FIN_AND_TEXT;
+    if (head === 2) bytes[start + 1] = length;
     else if (head === 4) {
-      bytes[start] = 126;
-      bytes[start + 1] = length >>> 8;
-      bytes[start + 2] = length & 0xff;
+      bytes[start + 1] = 126;
+      bytes.writeUInt16BE(length, start + 2);
     } else {
-      bytes[start] = 127;
-      bytes.writeUInt32BE(0, start + 1);
-      bytes.writeUInt32BE(length, start + 5);
+      bytes[start + 1] = 127;
+      bytes.writeUInt32BE(0, start + 2);
+      bytes.writeUInt32BE(length, start + 6);
     }
+    this.#end = start + head + length;
   }
 
   /** The messages. Nothing is added any more: the memory is the caller's. */
@@ -115,13 +116,13 @@ export class TextFrames {
   }
 
   #reserve(more: number): void {
-    const needed = this.#end + more;
+    const needed = this.#at + more;
     if (needed > this.#bytes.length) this.#grow(needed);
   }
 
   #grow(needed: number): void {
     const larger = Buffer.allocUnsafe(Math.max(needed, 2 * this.#bytes.length));
-    this.#bytes.copy(larger, 0, 0, this.#end);
+    this.#bytes.copy(larger, 0, 0, this.#at);
     this.#bytes = larger;
   }
 }
