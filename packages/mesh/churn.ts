@@ -1,4 +1,4 @@
-/** A table is left behind after so many entries, and as many for each that is in it: the latter are copied. */
+/** A table is left behind after so many entries have come, and so many more for each that is in it, which has to be copied. */
 const SPARE = 64;
 const SHARE = 4;
 const NOTHING: readonly never[] = [];

@@ -41,8 +41,7 @@ class StoredRecord implements StatusRecord {
   #head: string[] | undefined;
 
   constructor(row: Row) {
-    const changing = row.endsWith(UNCHANGED) ? NOTHING_YET : changingOf(row);
-    const [delivered, read, failed, code, devices, taken, transmitted] = changing;
+    const [delivered, read, failed, code, devices, taken, transmitted] = changingOf(row);
     this.#row = row;
     this.deliveredAtMs = Number(delivered);
     this.readAtMs = Number(read);
@@ -93,10 +92,8 @@ class StoredRecord implements StatusRecord {
 
 /** The row with an update merged in: the earliest time of each kind stays, with its code. The same row when it says nothing new. */
 export function merged(row: Row, update: StatusUpdate): Row {
-  const isUnchanged = row.endsWith(UNCHANGED);
-  const end = isUnchanged ? row.length - UNCHANGED.length : endOfHead(row);
-  const changing = isUnchanged ? NOTHING_YET : changingOf(row, end);
-  const [delivered, read, failed, code, devices = '', taken, transmitted] = changing;
+  const end = endOfHead(row);
+  const [delivered, read, failed, code, devices = '', taken, transmitted] = changingOf(row, end);
   const deliveredAtMs = earliest(Number(delivered), update.deliveredAtMs);
   const readAtMs = earliest(Number(read), update.readAtMs);
   const failedAtMs = earliest(Number(failed), update.failedAtMs);
@@ -117,11 +114,14 @@ export function merged(row: Row, update: StatusUpdate): Row {
 
 /** Where the fields that never change end. */
 function endOfHead(row: Row): number {
+  // Most rows that are read are new.
+  if (row.endsWith(UNCHANGED)) return row.length - UNCHANGED.length;
   let end = row.length;
   for (let field = 0; field < CHANGING; field++) end = row.lastIndexOf('\t', end - 1);
   return end;
 }
 
-function changingOf(row: Row, end = endOfHead(row)): string[] {
-  return row.slice(end + 1).split('\t');
+function changingOf(row: Row, end = endOfHead(row)): readonly string[] {
+  const changing = row.slice(end);
+  return changing === UNCHANGED ? NOTHING_YET : changing.slice(1).split('\t');
 }
