@@ -29,6 +29,12 @@ const LOGBACK = `<configuration>
  */
 const TIMER_SLACK_NS = 500_000;
 
+/**
+ * A node alone has nobody who would answer sooner, and the disk of a shared machine may stand still for three seconds: whether
+ * that is too long the clients' deadlines say.
+ */
+const PATIENT = { read_request_timeout: '20s', write_request_timeout: '20s' };
+
 /** Cassandra, which speaks ScyllaDB's protocol and answers a write when it is on the disk. */
 export class Cassandra extends JavaEngine {
   static engineName = 'cassandra';
@@ -85,7 +91,7 @@ export class Cassandra extends JavaEngine {
 
   /** Settings of cassandra.yaml on top of those that every node has. @protected @returns {Record<string, unknown>} */
   settings() {
-    return { num_tokens: 1, seed_provider: seedProvider([this.host], this.ports) };
+    return { ...PATIENT, num_tokens: 1, seed_provider: seedProvider([this.host], this.ports) };
   }
 
   /** @override @protected */

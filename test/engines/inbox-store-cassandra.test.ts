@@ -166,6 +166,38 @@ describe('the InboxStore on Cassandra', () => {
     }
   });
 
+  test('pages that overtake one another while rows are written leave the next pages and removals complete', async () => {
+    const seed = newSeed('pages that overtake one another');
+    const n = fc.nat(24);
+    const ns = fc.array(n, { minLength: 1, maxLength: 6 });
+    const round = fc.record({
+      appends: fc.array(fc.record({ ns, week: fc.nat(2) }), { minLength: 1, maxLength: 3 }),
+      pages: fc.array(fc.record({ after: n, limit: fc.integer({ min: 1, max: 9 }) }), { minLength: 2, maxLength: 4 }),
+      after: n,
+      removed: ns,
+    });
+    const [store, other] = [await open(), await open()];
+    await fc.assert(
+      fc.asyncProperty(fc.array(round, { minLength: 2, maxLength: 4 }), async (rounds) => {
+        userId = randomUUID();
+        const model = new Set<number>();
+        const expected = (after = -1) => [...model].filter((n) => n > after).sort((a, b) => a - b);
+        for (const { appends, pages, after, removed } of rounds) {
+          for (const n of appends.flatMap(({ ns }) => ns)) model.add(n);
+          await Promise.all([
+            ...appends.map(({ ns, week }) => store.append(rows(ns), NOW + week * WEEK_MS)),
+            ...pages.map((page) => store.page(userId, deviceId, at(page.after), page.limit)),
+          ]);
+          expect(numbersOf(await store.page(userId, deviceId, at(after), PAGE))).toEqual(expected(after));
+          for (const n of removed) model.delete(n);
+          await store.remove(userId, deviceId, removed.map(at));
+          expect(await everything(other)).toEqual(expected());
+        }
+      }),
+      { seed, numRuns: 200 },
+    );
+  });
+
   test('any history of appends, pages and removals, some on their way at once, is what a set of rows says', async () => {
     const seed = newSeed('history of an inbox');
     const n = fc.nat(24);

@@ -9,7 +9,7 @@ const APPEND =
   'INSERT INTO inbox (user_id, device_id, week, position, payload) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?';
 const PAGE = `SELECT position, payload, writetime(payload) AS at_us FROM inbox
   WHERE ${PARTITION} AND position > ? LIMIT ?`;
-const PEEK = `SELECT position FROM inbox WHERE ${PARTITION} LIMIT 1`;
+const PEEK = `SELECT position, writetime(payload) AS at_us FROM inbox WHERE ${PARTITION} LIMIT 1`;
 const FIND = `SELECT position, writetime(payload) AS at_us FROM inbox WHERE ${PARTITION} AND position IN ?`;
 const REMOVE_ROW = `DELETE FROM inbox USING TIMESTAMP ? WHERE ${PARTITION} AND position = ?`;
 const REMOVE_RANGE = `DELETE FROM inbox USING TIMESTAMP ? WHERE ${PARTITION} AND position >= ? AND position <= ?`;
@@ -24,10 +24,13 @@ const MAX_KNOWN_ROWS = 1_000_000;
 /** A device that has more unconfirmed is not draining: knowing its rows is of no use. */
 const MAX_ROWS_OF_VIEW = 4_096;
 
-interface Row {
+interface RowKey {
   readonly position: Position;
-  readonly payload: Buffer;
   readonly at_us: bigint;
+}
+
+interface Row extends RowKey {
+  readonly payload: Buffer;
 }
 
 interface Inbox {
@@ -141,8 +144,8 @@ export class CassandraInboxStore implements InboxStore {
   async #find(inbox: Inbox, positions: ReadonlyMap<number, readonly Position[]>): Promise<Deletion[]> {
     const asked = [...positions].flatMap(([week, ofWeek]) => chunks(ofWeek).map((some) => ({ week, some })));
     const found = await inParallel(asked, async ({ week, some }) => {
-      const rows = await this.#cassandra.read<Row>(FIND, [inbox.userId, inbox.deviceId, week, some]);
-      return rows.map(({ position, at_us }) => ({ week, from: position, through: position, atUs: Number(at_us) }));
+      const rows = await this.#cassandra.read<RowKey>(FIND, [inbox.userId, inbox.deviceId, week, some]);
+      return rows.map(noteOf).map(({ position, atUs }) => ({ week, from: position, through: position, atUs }));
     });
     return found.flat();
   }
@@ -179,8 +182,8 @@ export class CassandraInboxStore implements InboxStore {
     const newest = Math.max(...view.weeks.keys());
     await inParallel([...view.weeks.values()], async (week) => {
       const partition = [inbox.userId, inbox.deviceId, week.week];
-      const [first] = await this.#cassandra.read<Row>(PEEK, partition);
-      week.peeked(first?.position);
+      const first = await this.#cassandra.read<RowKey>(PEEK, partition);
+      week.read('', first.map(noteOf), first.length === 0);
       // Nobody appends to a week that ended a week ago.
       if (week.nextOf('') !== undefined || week.week === newest || week.week >= weekOf(this.#now()) - 1) return;
       view.weeks.delete(week.week);
@@ -197,7 +200,6 @@ export class CassandraInboxStore implements InboxStore {
       const next = week.nextOf(after) ?? (week.week === newest ? after : undefined);
       if (next !== undefined) unread.set(week, next);
     }
-    const exhausted = new Map<WeekView, boolean>();
     const found = new Map<Position, InboxRow>();
     let end: Position | undefined;
     for (;;) {
@@ -205,18 +207,12 @@ export class CassandraInboxStore implements InboxStore {
       if (!week || (end !== undefined && next > end)) break;
       unread.delete(week);
       const rows = await this.#cassandra.read<Row>(PAGE, [inbox.userId, inbox.deviceId, week.week, after, limit]);
-      week.read(
-        after,
-        rows.map(({ position, at_us }) => ({ position, atUs: Number(at_us) })),
-      );
-      exhausted.set(week, rows.length < limit);
+      week.read(after, rows.map(noteOf), rows.length < limit);
       // A row that was appended again in a later week is in both.
       for (const { position, payload } of rows) found.set(position, { ...inbox, position, payload });
       if (found.size >= limit) end = [...found.keys()].sort()[limit - 1];
     }
-    const page = [...found.values()].sort((a, b) => (a.position < b.position ? -1 : 1)).slice(0, limit);
-    for (const [week, all] of exhausted) week.advance(page.at(-1)?.position ?? after, all);
-    return page;
+    return [...found.values()].sort((a, b) => (a.position < b.position ? -1 : 1)).slice(0, limit);
   }
 
   /** Puts a view at the end of those that may be forgotten, in place of the one before, and forgets others if need be. */
@@ -246,6 +242,10 @@ export class CassandraInboxStore implements InboxStore {
     this.#lastUs = Math.max(this.#now() * 1000, this.#lastUs + ROW_STEP_US);
     return this.#lastUs;
   }
+}
+
+function noteOf({ position, at_us }: RowKey): { position: Position; atUs: number } {
+  return { position, atUs: Number(at_us) };
 }
 
 function keyOf({ userId, deviceId }: Inbox): string {

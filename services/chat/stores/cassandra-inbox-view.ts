@@ -107,18 +107,16 @@ export class InboxView {
   }
 }
 
-/** One week of it. */
+/** One week of it: rows that are known, and a range of positions in which there are no others. */
 export class WeekView {
   readonly week: number;
   /** In order. */
   known: KnownRow[] = [];
-  /** No row that is still to be read by a page behind {@link #read} lies before it; undefined when there is none. */
-  #next: Position | undefined = '';
-  /** Where the last page ended. */
-  #read: Position = '';
   /** Every row behind `from` ('' is the start of the week) up to `through` is known. */
-  #from: Position | undefined;
-  #through: Position | undefined;
+  #from: Position = '';
+  #through: Position = '';
+  /** Whether those behind `through` are known as well. */
+  #complete = false;
   /** The timestamp of the youngest row removed so far, and that of the last deletion. */
   #youngestUs = 0;
   #deletionUs = 0;
@@ -128,52 +126,40 @@ export class WeekView {
   }
 
   note({ position, atUs }: Omit<Note, 'week'>): void {
-    const at = this.#indexOf(position);
+    const at = this.#countBelow(position);
     const row = this.known[at];
     if (row?.position === position) row.atUs = Math.max(row.atUs, atUs);
     else this.known.splice(at, 0, { position, atUs });
-    if (this.#next === undefined || position < this.#next) this.#next = position;
   }
 
-  /** What a page after `after` needs not look before; undefined when there is nothing for it. */
-  nextOf(after: Position): Position | undefined {
-    return after < this.#read ? after : this.#next;
-  }
-
-  /** The first row of the week was read, or that there is none. */
-  peeked(first: Position | undefined): void {
-    this.#from = '';
-    this.#through = '';
-    const [noted] = this.known;
-    this.#next = first !== undefined && noted && noted.position < first ? noted.position : (first ?? noted?.position);
-  }
-
-  /** Rows were read: all that follow `after`, up to the last of them. */
-  read(after: Position, rows: readonly Omit<Note, 'week'>[]): void {
-    const nothingBetween = this.#from !== undefined && (this.#next === undefined || after < this.#next);
-    if (!nothingBetween && (this.#through === undefined || after > this.#through)) {
-      // What lies between is not known: no deletion may span it.
-      this.#from = after;
-      this.known = this.known.slice(this.#indexOf(after));
-    }
+  /** Rows were read: all that follow `after` up to the last of them, or up to the end of the week if `all`. */
+  read(after: Position, rows: readonly Omit<Note, 'week'>[], all: boolean): void {
     for (const row of rows) this.note(row);
-    const last = rows.at(-1)?.position ?? after;
-    if (this.#through === undefined || last > this.#through) this.#through = last;
+    const through = rows.at(-1)?.position ?? after;
+    const joins = after < this.#from ? all || through >= this.#from : after <= this.#through || this.#complete;
+    if (joins) {
+      if (after < this.#from) this.#from = after;
+      if (through > this.#through) this.#through = through;
+      this.#complete ||= all;
+    } else {
+      // What lies between is not known.
+      this.#from = after;
+      this.#through = through;
+      this.#complete = all;
+    }
   }
 
-  /** A page has been read up to `after`, and of this week there was nothing more to read if `all`. */
-  advance(after: Position, all: boolean): void {
-    if (all && after > (this.#through ?? '')) this.#through = after;
-    const at = this.#indexOf(after);
-    const row = this.known[at]?.position === after ? this.known[at + 1] : this.known[at];
-    this.#next = row?.position ?? (all ? undefined : after);
-    this.#read = after;
+  /** Where the first row after `after` is, or behind which one may be; undefined when there is none. */
+  nextOf(after: Position): Position | undefined {
+    if (after < this.#from || (after > this.#through && !this.#complete)) return after;
+    const next = this.known.at(this.#countThrough(after))?.position;
+    if (this.#complete || (next !== undefined && next <= this.#through)) return next;
+    return this.#through;
   }
 
   /** Whether it would be known if there were a row. */
   covers(position: Position): boolean {
-    if (this.#wasRead(position)) return true;
-    return this.#from !== undefined && position > this.#from && (this.#next === undefined || position < this.#next);
+    return position > this.#from && (position <= this.#through || this.#complete);
   }
 
   /** Takes the rows of `gone` out of what is known, adds them to `found`, and says what removes them from the table. */
@@ -218,11 +204,11 @@ export class WeekView {
   }
 
   #wasRead(position: Position): boolean {
-    return this.#from !== undefined && position > this.#from && position <= (this.#through ?? '');
+    return position > this.#from && position <= this.#through;
   }
 
-  /** Where a position is, or would be. */
-  #indexOf(position: Position): number {
+  /** How many known rows lie before a position: where it is, or would be. */
+  #countBelow(position: Position): number {
     let low = 0;
     let high = this.known.length;
     while (low < high) {
@@ -231,5 +217,10 @@ export class WeekView {
       else high = middle;
     }
     return low;
+  }
+
+  #countThrough(position: Position): number {
+    const below = this.#countBelow(position);
+    return this.known[below]?.position === position ? below + 1 : below;
   }
 }
