@@ -91,14 +91,17 @@ export class Cluster implements AsyncDisposable {
     const topic = `${this.pulsar.env.PULSAR_ADMIN_URL}/admin/v2/persistent/chatmesh/mesh/events`;
     const response = await fetch(`${topic}/partitioned-stats?perPartition=true`).catch(() => undefined);
     if (!response?.ok) return 'the broker says nothing about the log';
-    type Subscription = { msgBacklog: number; activeConsumerName?: string; consumers: { consumerName: string }[] };
+    type Consumer = { consumerName: string; availablePermits: number; msgOutCounter: number };
+    type Subscription = { msgBacklog: number; activeConsumerName?: string; consumers: Consumer[] };
     const { partitions } = (await response.json()) as {
       partitions: Record<string, { subscriptions: Record<string, Subscription> }>;
     };
     return Object.entries(partitions)
       .map(([name, { subscriptions }]) => {
         const { msgBacklog, activeConsumerName, consumers = [] } = subscriptions.routers ?? {};
-        return `${name}: ${msgBacklog} entries wait, ${activeConsumerName} of ${consumers.length} has it`;
+        const { availablePermits, msgOutCounter } =
+          consumers.find(({ consumerName }) => consumerName === activeConsumerName) ?? {};
+        return `${name}: ${msgBacklog} entries wait, ${activeConsumerName} of ${consumers.length} has it, was sent ${msgOutCounter} and takes ${availablePermits} more`;
       })
       .join('\n');
   }

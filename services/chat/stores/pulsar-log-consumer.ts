@@ -34,7 +34,7 @@ const MAX_BUFFERED = 50_000;
 /** What begins a message that is no event: 0 is no tag of a protobuf field. */
 const NO_EVENT = 0;
 const CLAIM = 'c'.charCodeAt(0);
-/** Takes back all claims of a consumer. */
+/** Takes back all claims that a consumer has published before. */
 const RELEASE = 'r'.charCodeAt(0);
 /** A message that only shows that publishing works. */
 export const PROBE: Uint8Array = Buffer.from([NO_EVENT, 'p'.charCodeAt(0)]);
@@ -106,7 +106,9 @@ interface OwnedPartition {
 /** A partition that cannot be vouched for any more: nothing of it counts until something comes a second time. */
 interface LapsedPartition {
   last: Position;
-  askedAtMs: number;
+  readonly askedAtMs: number;
+  /** What has come since, and shows that the broker holds the partition for ours. */
+  passedOver: ReceivedMessage | undefined;
   /** Tenures of former owners that are over: their leases were waited for. */
   readonly over: ReadonlySet<string>;
 }
@@ -306,7 +308,7 @@ export class PulsarLogConsumer implements LogConsumer {
     const lapsed = this.#lapsed.get(partition);
     if (lapsed && position > lapsed.last) {
       lapsed.last = position;
-      if (performance.now() - lapsed.askedAtMs > ASK_AGAIN_MS) this.#lapse(message, position, lapsed.over);
+      lapsed.passedOver = message;
       return undefined;
     }
     this.#lapsed.delete(partition);
@@ -322,7 +324,7 @@ export class PulsarLogConsumer implements LogConsumer {
 
   /** Asks for everything of a partition that is not acknowledged once more, if the partition is still ours. */
   #lapse(message: ReceivedMessage, last: Position, over: ReadonlySet<string>): void {
-    this.#lapsed.set(message.partition, { last, askedAtMs: performance.now(), over });
+    this.#lapsed.set(message.partition, { last, askedAtMs: performance.now(), passedOver: undefined, over });
     this.#subscription.redeliver(message);
   }
 
@@ -459,23 +461,40 @@ export class PulsarLogConsumer implements LogConsumer {
     const nowMs = performance.now();
     if (this.#subscription.connected) this.#downSinceMs = undefined;
     else this.#downSinceMs ??= nowMs;
+    const provenAtMs = Math.max(...[...this.#owned.values()].map((owned) => owned.provenAtMs));
     for (const [partition, owned] of [...this.#owned]) {
-      if (nowMs > owned.leaseEndsMs) this.#giveUp(owned);
+      if (nowMs > owned.leaseEndsMs) this.#giveBack(partition, owned, 'its lease has ended');
+      else if (isMissed(owned, nowMs, provenAtMs))
+        this.#giveBack(partition, owned, 'its claim is missing', new Set([this.#tenureOf(owned)]));
       else if (claims && !owned.pending) this.#claim(partition, owned);
     }
+    // Not only when something comes: a broker that had the partition elsewhere when it was asked may send nothing of its own accord.
+    for (const { last, askedAtMs, passedOver, over } of [...this.#lapsed.values()])
+      if (passedOver && nowMs - askedAtMs > ASK_AGAIN_MS) this.#lapse(passedOver, last, over);
     if (this.#downSinceMs !== undefined && nowMs - this.#downSinceMs > RECONNECT_MS)
       void this.#renew('the connection was lost');
     this.#handOut();
   }
 
+  /** Gives up a partition, and takes back what was claimed of it: whoever has it now need not wait for the lease to end. */
+  #giveBack(partition: number, owned: OwnedPartition, why: string, over: ReadonlySet<string> = NONE): void {
+    this.#deps.logger.info({ partition }, `a partition of the message log is given back: ${why}`);
+    this.#giveUp(owned, over);
+    this.#publish(partition, RELEASE, this.#id).catch(() => {});
+  }
+
   #claim(partition: number, owned: OwnedPartition): void {
     const leaseMs = Math.round(this.#leaseMs);
-    const text = `${this.#id}/${owned.tenure}/${++this.#claims}/${leaseMs}`;
+    const text = `${this.#tenureOf(owned)}/${++this.#claims}/${leaseMs}`;
     const claim = { text, atMs: performance.now(), leaseMs };
     owned.pending = claim;
     this.#publish(partition, CLAIM, text).catch(() => {
       if (owned.pending === claim) owned.pending = undefined;
     });
+  }
+
+  #tenureOf({ tenure }: OwnedPartition): string {
+    return `${this.#id}/${tenure}`;
   }
 
   #publish(partition: number, kind: number, text: string): Promise<unknown> {
@@ -505,6 +524,19 @@ export class PulsarLogConsumer implements LogConsumer {
     if (this.#closed) await this.#subscription.close();
     else void this.#receive(this.#subscription, this.#generation);
   }
+}
+
+/**
+ * Whether a claim is missing, so that the partition is probably somebody else's: it takes longer than claims have taken lately,
+ * and one of another partition that was published a good while after it is back already.
+ */
+function isMissed({ state, pending }: OwnedPartition, nowMs: number, provenAtMs: number): boolean {
+  return (
+    state === 'owned' &&
+    pending !== undefined &&
+    provenAtMs - pending.atMs > CLAIM_MS / 2 &&
+    nowMs - pending.atMs > pending.leaseMs / PATIENCE
+  );
 }
 
 function textOf(data: Buffer): string {
