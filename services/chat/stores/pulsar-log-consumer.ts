@@ -274,7 +274,7 @@ export class PulsarLogConsumer implements LogConsumer {
       else {
         owned.formerOwners.delete(consumerOf(data));
         owned.stale.push(message);
-        if (owned.state === 'waiting' && owned.formerOwners.size === 0) this.#giveUp(owned, owned.formerTenures);
+        if (owned.state === 'waiting' && owned.formerOwners.size === 0) this.#beginAnew(owned);
       }
       return;
     }
@@ -420,11 +420,16 @@ export class PulsarLogConsumer implements LogConsumer {
   /** Waits for the end of the former lease. What was acknowledged until then is known when everything comes once more. */
   #await(owned: OwnedPartition, claimedAtMs: number): void {
     if (owned.formerOwners.size === 0) {
-      this.#giveUp(owned, owned.formerTenures);
+      this.#beginAnew(owned);
       return;
     }
     const holdMs = Math.max(...owned.formerOwners.values()) + MARGIN_MS;
-    setTimeout(() => this.#giveUp(owned, owned.formerTenures), claimedAtMs + holdMs - performance.now()).unref();
+    setTimeout(() => this.#beginAnew(owned), claimedAtMs + holdMs - performance.now()).unref();
+  }
+
+  /** The former owners' tenures are over. Those that were over before stay so: their claims are handed out once more, too. */
+  #beginAnew(owned: OwnedPartition): void {
+    this.#giveUp(owned, new Set([...owned.over, ...owned.formerTenures]));
   }
 
   /** Claims longer leases where claims are slow to come back, so that a busy machine does not lose what it cannot hold. */
