@@ -109,7 +109,7 @@ interface LapsedPartition {
   readonly askedAtMs: number;
   /** What has come since, and shows that the broker holds the partition for ours. */
   passedOver: ReceivedMessage | undefined;
-  /** Tenures of former owners that are over: their leases were waited for. */
+  /** Tenures that are over: their leases were waited for, or taken back. None when our own lease just ended: see {@link OwnedPartition.again}. */
   readonly over: ReadonlySet<string>;
 }
 
@@ -470,6 +470,7 @@ export class PulsarLogConsumer implements LogConsumer {
     for (const [partition, owned] of [...this.#owned]) {
       if (nowMs > owned.leaseEndsMs) this.#giveBack(partition, owned, 'its lease has ended');
       else if (isMissed(owned, nowMs, provenAtMs))
+        // Told as a tenure that is over, so that a partition that comes back after all is no sign of a lease that was too short.
         this.#giveBack(partition, owned, 'its claim is missing', new Set([this.#tenureOf(owned)]));
       else if (claims && !owned.pending) this.#claim(partition, owned);
     }
