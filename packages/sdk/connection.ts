@@ -163,22 +163,21 @@ export class Connection {
       this.#online = false;
       this.events.lost();
     }
-    if (end.httpStatus === 401 || end.code === 4401) this.#refusedToken = token;
+    if (end.errorCode === 'unauthenticated' || end.code === 4401) this.#refusedToken = token;
     return end;
   }
 
   /** The error that an end means for good, or undefined when another attempt may succeed. */
   #refusal(end: SocketEnd): ChatError | undefined {
-    const status = end.httpStatus;
-    if (status === 401 || end.code === 4401) {
+    const code = end.errorCode;
+    if (code === 'unauthenticated' || end.code === 4401) {
       const fresh = !this.#tokensExhausted && this.token !== this.#refusedToken;
       return fresh ? undefined : new ChatError('unauthenticated', reason(end));
     }
-    if (status === 403 || end.code === 4403) return new ChatError('permission_denied', reason(end));
+    if (code === 'permission_denied' || end.code === 4403) return new ChatError('permission_denied', reason(end));
     if (end.code === 4409) return new ChatError('aborted', 'a newer connection of the same device took over');
-    if (status !== undefined && status >= 400 && status < 500 && status !== 429) {
-      return new ChatError(end.errorCode ?? 'not_found', reason(end));
-    }
+    // The path is wrong, or what answers there takes no WebSockets.
+    if (code === 'not_found' || code === 'failed_precondition') return new ChatError(code, reason(end));
     return undefined;
   }
 
@@ -194,7 +193,7 @@ export class Connection {
     if (typeof frame !== 'object' || frame === null) return;
     this.events.trace?.({ kind: 'in', connection: this.#number, frame });
     if ('going_away' in frame) this.#goingAwayMs = frame.going_away.reconnect_after_ms;
-    else this.events.received(frame);
+    else if (!('heartbeat' in frame)) this.events.received(frame);
   }
 }
 

@@ -78,6 +78,11 @@ export interface CaughtUpFrame {
   caught_up: true;
 }
 
+/** A sign of life, for clients that cannot see pings. */
+export interface HeartbeatFrame {
+  heartbeat: true;
+}
+
 export type ServerFrame =
   | AcceptedFrame
   | MessageFrame
@@ -85,4 +90,5 @@ export type ServerFrame =
   | EventFrame
   | ErrorFrame
   | GoingAwayFrame
-  | CaughtUpFrame;
+  | CaughtUpFrame
+  | HeartbeatFrame;

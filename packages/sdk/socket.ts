@@ -10,9 +10,10 @@ export interface SocketEnd {
   /** The WebSocket close code; 1006 when there was no closing handshake. */
   code: number;
   reason: string;
-  /** The HTTP status, when the server refused the upgrade and the platform shows it (browsers do not). */
-  httpStatus?: number;
-  /** The code that the refusal's body named. */
+  /**
+   * The code that the server's refusal of the upgrade named, where the platform shows it (browsers do not). Without one, an
+   * answer came from something in between, whatever its status.
+   */
   errorCode?: string;
 }
 
@@ -25,5 +26,13 @@ export interface Socket {
   close(): void;
 }
 
+/** How long a server may take; for tests. */
+export interface SocketLimits {
+  /** For the answer to the upgrade. */
+  readonly handshakeTimeoutMs?: number;
+  /** Between two signs of life. */
+  readonly silenceLimitMs?: number;
+}
+
 /** Opens a WebSocket: url, subprotocols, events. */
-export type OpenSocket = (url: string, protocols: string[], events: SocketEvents) => Socket;
+export type OpenSocket = (url: string, protocols: string[], events: SocketEvents, limits?: SocketLimits) => Socket;

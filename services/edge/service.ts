@@ -12,6 +12,8 @@ import { SessionTable } from './sessions/session-table.js';
 /** What a test may replace. */
 export interface EdgeOverrides {
   readonly now: () => number;
+  /** How often the sets of keys of token issuers are fetched. */
+  readonly keyRefreshMs: number;
 }
 
 /** Where clients connect: holds sockets and no truth. */
@@ -27,7 +29,15 @@ export class EdgeService implements Service {
     const { logger, metrics, tls, traces } = deps;
     const now = overrides.now ?? Date.now;
     const edgeId = randomUUID();
-    const verifier = new TokenVerifier({ config: config.auth, userAddress: config.userAddress, logger, tls, now });
+    const verifier = new TokenVerifier({
+      config: config.auth,
+      userAddress: config.userAddress,
+      logger,
+      tls,
+      now,
+      onWithdrawn: () => this.sessions.closeWithdrawn(),
+      keyRefreshMs: overrides.keyRefreshMs,
+    });
     this.#admission = new Admission({
       verifier,
       userAddress: config.userAddress,

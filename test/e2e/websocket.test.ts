@@ -64,7 +64,7 @@ describe('GET /connect', () => {
 
     test.each([
       ['malformed', async () => 'not-a-token'],
-      ['expired', () => token({ sub: randomUUID(), exp: Math.floor(Date.now() / 1000) - 10 })],
+      ['expired', () => token({ sub: randomUUID(), exp: Math.floor(Date.now() / 1000) - 12 })],
       ['without exp', () => token({ sub: randomUUID(), exp: 'none' })],
       ['wrongly signed', () => token({ sub: randomUUID(), secret: 'another secret that is long enough' })],
       ['without sub', () => token({})],

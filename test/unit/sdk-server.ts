@@ -1,5 +1,6 @@
 import { createServer, type IncomingMessage } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import type { Duplex } from 'node:stream';
 import type { ClientFrame, ServerFrame } from '@chatmesh/sdk';
 import { type WebSocket, WebSocketServer } from 'ws';
 
@@ -16,25 +17,38 @@ export interface Heard {
 export class ScriptedServer {
   readonly heard: Heard[] = [];
   readonly tokens: string[] = [];
+  readonly protocols: string[] = [];
   /** What each frame is answered with. */
   answer: (frame: ClientFrame, connection: number) => ServerFrame | undefined = () => undefined;
-  /** An HTTP status instead of an upgrade. */
-  refuseWith: (request: IncomingMessage, token: string) => number | undefined = () => undefined;
+  /** An answer of its own instead of an upgrade: a code of the wire contract, or whatever a proxy says. */
+  refuseWith: (request: IncomingMessage, token: string) => string | { status: number; body: string } | undefined = () =>
+    undefined;
+  /** False leaves upgrades without any answer. */
+  answerUpgrades = true;
   /** Goes out with the answer to the upgrade. */
   greeting: ServerFrame[] = [];
   connections = 0;
   #socket: WebSocket | undefined;
+  readonly #unanswered: Duplex[] = [];
   readonly #http = createServer();
   readonly #sockets = new WebSocketServer({ noServer: true, handleProtocols: () => 'chatmesh.v1' });
 
   static async start(): Promise<ScriptedServer> {
     const server = new ScriptedServer();
     server.#http.on('upgrade', (request, stream, head) => {
+      if (!server.answerUpgrades) {
+        server.#unanswered.push(stream);
+        return;
+      }
       const token = (request.headers['sec-websocket-protocol'] ?? '').split('bearer.')[1] ?? '';
       server.tokens.push(token);
-      const status = request.url === '/connect' ? server.refuseWith(request, token) : 404;
-      if (status !== undefined) {
-        const body = JSON.stringify({ error: { code: `code_${status}`, message: `no: ${status}` } });
+      server.protocols.push(request.headers['sec-websocket-protocol'] ?? '');
+      const refusal = request.url === '/connect' ? server.refuseWith(request, token) : 'not_found';
+      if (refusal !== undefined) {
+        const { status, body } =
+          typeof refusal === 'object'
+            ? refusal
+            : { status: 400, body: JSON.stringify({ error: { code: refusal, message: `no: ${refusal}` } }) };
         stream.end(`HTTP/1.1 ${status} No\r\ncontent-length: ${body.length}\r\nconnection: close\r\n\r\n${body}`);
         return;
       }
@@ -57,6 +71,11 @@ export class ScriptedServer {
     this.#socket?.close(code);
   }
 
+  /** As a path that has gone dead: the newest connection takes nothing any more. */
+  stopReading(): void {
+    this.#socket?.pause();
+  }
+
   /** As a process that dies does it: no closing handshake. */
   cut(): void {
     this.#socket?.terminate();
@@ -65,6 +84,7 @@ export class ScriptedServer {
   async [Symbol.asyncDispose](): Promise<void> {
     for (const client of this.#sockets.clients) client.terminate();
     this.#sockets.close();
+    for (const stream of this.#unanswered) stream.destroy();
     await new Promise((resolve) => this.#http.close(resolve));
   }
 

@@ -352,16 +352,42 @@ describe('the connection', () => {
     );
   }
 
+  test.each(['unauthenticated', 'permission_denied', 'not_found', 'resource_exhausted', 'unavailable'])(
+    'a first connection refused with %s rejects',
+    async (code) => {
+      server.refuseWith = () => code;
+      await expect(connect({ url: server.url, token })).rejects.toMatchObject({ name: 'ChatError', code });
+      expect(server.tokens).toEqual([token]);
+    },
+  );
+
+  test.each(['unauthenticated', 'permission_denied', 'not_found'])('refused later with %s it ends', async (code) => {
+    const chat = await open();
+    server.refuseWith = () => code;
+    const end = ended(chat);
+    server.cut();
+    await expect(end).resolves.toMatchObject({ error: { code } });
+  });
+
+  const elsewhere = JSON.stringify({ error: { code: 'forbidden', message: 'by a gateway' } });
   test.each([
-    [401, 'unauthenticated'],
-    [403, 'permission_denied'],
-    [404, 'code_404'],
-    [429, 'code_429'],
-    [503, 'code_503'],
-  ])('a first connection refused with %i rejects', async (status, code) => {
-    server.refuseWith = () => status;
-    await expect(connect({ url: server.url, token })).rejects.toMatchObject({ name: 'ChatError', code });
-    expect(server.tokens).toEqual([token]);
+    [404, '<html>Not Found</html>'],
+    [408, ''],
+    [403, 'Forbidden'],
+    [401, '{"message":"log in to the network"}'],
+    [401, '{"error":{"code":401,"message":"of another API"}}'],
+    [403, elsewhere],
+    [502, '<html>Bad Gateway</html>'],
+    [302, ''],
+  ])('what a proxy answers (%i %s) is not taken for the word of the server: it comes back', async (status, body) => {
+    const chat = await open({ maxRetryDelayMs: 1 });
+    const states: string[] = [];
+    chat.on('status', ({ state }) => states.push(state));
+    server.refuseWith = () => (server.tokens.length < 4 ? { status, body } : undefined);
+    server.cut();
+    await until(() => server.connections === 2);
+    expect(server.tokens).toHaveLength(4);
+    expect(states).not.toContain('closed');
   });
 
   test('a server that is not there rejects with unavailable', async () => {

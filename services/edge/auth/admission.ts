@@ -92,6 +92,7 @@ export class Admission {
       if (devices.size >= max) throw new MeshError('resource_exhausted', `at most ${max} connections per user`);
     }
     if (sessions.draining) throw new MeshError('unavailable', 'draining, connect elsewhere');
+    if (verified.signedBy?.withdrawn) throw new MeshError('unauthenticated', 'the key of the token was withdrawn');
     return verified;
   }
 

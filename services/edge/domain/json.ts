@@ -48,6 +48,7 @@ export function errorJson(code: string, message: string, clientMessageId: string
 }
 
 export const CAUGHT_UP_JSON = '{"caught_up":true}';
+export const HEARTBEAT_JSON = '{"heartbeat":true}';
 
 /** The frame that announces a close. */
 export function goingAwayJson(reconnectAfterMs: number): string {

@@ -6,13 +6,15 @@ import type { Admission } from '../auth/admission.js';
 import type { VerifiedToken } from '../auth/token-verifier.js';
 import { CLOSE } from '../domain/close-codes.js';
 import { type ClientAction, clientMessageIdOf, parseFrame } from '../domain/frames.js';
-import { acceptedJson, addEvent, CAUGHT_UP_JSON, errorJson, goingAwayJson } from '../domain/json.js';
+import { acceptedJson, addEvent, CAUGHT_UP_JSON, errorJson, goingAwayJson, HEARTBEAT_JSON } from '../domain/json.js';
 import type { PushedEvent } from '../domain/pushed-event.js';
 import { TextFrames } from '../domain/text-frames.js';
 import type { ClientSink, Session } from '../sessions/session.js';
 import type { SessionTable } from '../sessions/session-table.js';
 
 const PROTOCOL = 'chatmesh.v1';
+/** Offered besides the protocol by a client that cannot see pings, as browsers cannot. */
+const HEARTBEAT_PROTOCOL = 'chatmesh.v1.heartbeat';
 const BEARER_PROTOCOL = 'bearer.';
 const MAX_FRAME_BYTES = 64 * 1024;
 const MAX_GROUP_FRAME_BYTES = 512 * 1024;
@@ -59,7 +61,7 @@ export class WebSocketEndpoint {
         socket.removeListener('error', onError);
         if (socket.destroyed) return;
         this.#count(101);
-        this.#server.handleUpgrade(request, socket, head, (client) => this.#begin(client, socket, identity));
+        this.#server.handleUpgrade(request, socket, head, (client) => this.#begin(client, socket, identity, request));
       },
       (error) => {
         const refusal = toMeshError(error);
@@ -91,8 +93,9 @@ export class WebSocketEndpoint {
     }
   }
 
-  #begin(client: WebSocket, socket: Duplex, identity: VerifiedToken): void {
-    const sink = new WebSocketSink(client, socket, identity.deviceId);
+  #begin(client: WebSocket, socket: Duplex, identity: VerifiedToken, request: IncomingMessage): void {
+    const heartbeats = protocolsOf(request).includes(HEARTBEAT_PROTOCOL);
+    const sink = new WebSocketSink(client, socket, identity.deviceId, heartbeats);
     const session = this.#sessions.open(identity, sink);
     // One listener function for all connections; what differs is found through the socket.
     (client as ClientSocket)[CONNECTION] = { session, sessions: this.#sessions, now: this.#now };
@@ -152,13 +155,15 @@ class WebSocketSink implements ClientSink {
   readonly #client: WebSocket;
   readonly #socket: Duplex;
   readonly #deviceId: string;
+  readonly #heartbeats: boolean;
   /** Of this turn; undefined when there are none. */
   #turn: TextFrames | undefined;
 
-  constructor(client: WebSocket, socket: Duplex, deviceId: string) {
+  constructor(client: WebSocket, socket: Duplex, deviceId: string, heartbeats: boolean) {
     this.#client = client;
     this.#socket = socket;
     this.#deviceId = deviceId;
+    this.#heartbeats = heartbeats;
   }
 
   get bufferedBytes(): number {
@@ -186,7 +191,9 @@ class WebSocketSink implements ClientSink {
   }
 
   ping(): void {
-    if (this.#client.readyState === this.#client.OPEN) this.#client.ping();
+    if (this.#client.readyState !== this.#client.OPEN) return;
+    this.#client.ping();
+    if (this.#heartbeats) this.#frames().add(HEARTBEAT_JSON);
   }
 
   close(code: number, reason: string): void {
@@ -220,13 +227,16 @@ class WebSocketSink implements ClientSink {
 
 /** The token of an upgrade: the Authorization header, or the subprotocol that stands in for it in browsers. */
 function tokenOf(request: IncomingMessage): string | undefined {
-  const { authorization } = request.headers;
-  if (authorization !== undefined) return /^Bearer ([^\s]+)$/i.exec(authorization)?.[1];
-  for (const protocol of (request.headers['sec-websocket-protocol'] ?? '').split(',')) {
-    const name = protocol.trim();
-    if (name.startsWith(BEARER_PROTOCOL)) return name.slice(BEARER_PROTOCOL.length);
-  }
-  return undefined;
+  const { authorization = '' } = request.headers;
+  if (/^Bearer\b/i.test(authorization)) return /^Bearer +([^\s]+)$/i.exec(authorization)?.[1];
+  // Another scheme is for a proxy on the way.
+  return protocolsOf(request)
+    .find((name) => name.startsWith(BEARER_PROTOCOL))
+    ?.slice(BEARER_PROTOCOL.length);
+}
+
+function protocolsOf(request: IncomingMessage): string[] {
+  return (request.headers['sec-websocket-protocol'] ?? '').split(',').map((name) => name.trim());
 }
 
 /** The path without query. */

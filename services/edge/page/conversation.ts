@@ -3,6 +3,7 @@ import { ChatService } from '@chatmesh/gen/chat/v1/chat';
 import { type Message, MessageStatus, type Receipt } from '@chatmesh/gen/chat/v1/frames';
 import { createClient } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-web';
+import { fetchOwn } from './answers.js';
 import { Confirmations } from './confirmations.js';
 import type { Credentials } from './credentials.js';
 import { type Delivery, Link, type LinkState } from './link.js';
@@ -36,6 +37,7 @@ export class Conversation {
     const transport = createConnectTransport({
       baseUrl: location.origin,
       useBinaryFormat: true,
+      fetch: fetchOwn,
       interceptors: [
         (next) => (request) => {
           request.header.set('authorization', `Bearer ${token}`);

@@ -166,6 +166,12 @@ export class SessionTable implements RouterListener {
     this.ended(session);
   }
 
+  /** Ends the sessions whose tokens were signed by a key that is withdrawn. */
+  closeWithdrawn(): void {
+    for (const session of [...this.#sessions.values()])
+      if (session.signedBy?.withdrawn) this.close(session, CLOSE.tokenExpired, 'the key of the token was withdrawn');
+  }
+
   /** A session's connection is gone. */
   ended(session: Session): void {
     if (session.closed) return;
@@ -512,6 +518,7 @@ export class SessionTable implements RouterListener {
         throw new MeshError('permission_denied', 'the token is for another user or device');
       }
       session.expiresAtMs = identity.expiresAtMs;
+      session.signedBy = identity.signedBy;
     } catch (error) {
       if (!session.closed)
         this.refuse(

@@ -1,5 +1,6 @@
 import type { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import type { MeshError } from '@chatmesh/mesh';
+import type { SigningKey } from '../auth/key-set.js';
 import type { PushedEvent } from '../domain/pushed-event.js';
 import type { RouterStream } from '../routing/router-stream.js';
 
@@ -33,6 +34,8 @@ export interface Identity {
   readonly deviceId: string;
   /** When the token expires, milliseconds since 1970. */
   readonly expiresAtMs: number;
+  /** The key that signed the token; undefined where that was a shared secret. */
+  readonly signedBy?: SigningKey;
 }
 
 /**
@@ -47,6 +50,7 @@ export class Session {
   readonly deviceId: string;
   readonly sink: ClientSink;
   expiresAtMs: number;
+  signedBy: SigningKey | undefined;
   owner: RouterStream | undefined;
   /** When it was last announced to a router. */
   openedAtMs = 0;
@@ -71,6 +75,7 @@ export class Session {
     this.userId = identity.userId;
     this.deviceId = identity.deviceId;
     this.expiresAtMs = identity.expiresAtMs;
+    this.signedBy = identity.signedBy;
     this.sink = sink;
     this.lastHeardAtMs = nowMs;
   }
