@@ -162,6 +162,29 @@ describe('the page at /', () => {
     await bobs.shows(['one', 'two']);
   });
 
+  test("a proxy's answer is not taken for the server's: the message waits, and so does the connection", async () => {
+    const [adas, bobs] = [await open(ada, bob), await open(bob, ada)];
+    const answers = [
+      { status: 403, contentType: 'text/html', body: '<html>Forbidden</html>' },
+      { status: 404, contentType: 'application/json', body: '{"message":"no route"}' },
+      { status: 401, contentType: 'application/json', body: '{"error":{"code":401}}' },
+      { status: 200, contentType: 'text/html', body: '<html>log in to the network</html>' },
+    ];
+    for (const method of ['Send', 'Receive']) {
+      let asked = 0;
+      await adas.page.route(`**/chat.v1.ChatService/${method}`, (route) => {
+        const answer = answers[asked++];
+        return answer ? route.fulfill(answer) : route.continue();
+      });
+      if (method === 'Receive') await adas.page.reload();
+      await adas.write(method);
+      await adas.ticks(...(method === 'Send' ? ['read'] : ['read', 'read']));
+      expect(asked).toBeGreaterThan(answers.length);
+      await adas.page.unroute(`**/chat.v1.ChatService/${method}`);
+    }
+    await bobs.shows(['Send', 'Receive']);
+  });
+
   test('a message that could not be confirmed before a reload comes again and is shown once', async () => {
     const [adas, bobs] = [await open(ada, bob), await open(bob, ada)];
     let attempts = 0;
