@@ -8,6 +8,8 @@ export interface Scale {
   /** Repetitions, alternating between the targets; the median counts. */
   rounds: number;
   latencyRounds: number;
+  /** Each with another recipient. The median leaves the cold first one out. */
+  drainRounds: number;
   idleConnections: number;
   /** Messages that the store takes before the cost per message is measured again. */
   storedMessages: number;
@@ -41,17 +43,23 @@ export class Bench {
   /** Undefined unless the mesh is measured on them. */
   readonly engines: RealEngines | undefined;
   readonly #profileDirectory: string | undefined;
+  readonly #before: string | undefined;
   readonly #profiles: string[] = [];
 
   constructor(
     scale: Scale,
     targets: TargetName[],
-    options: { engines?: RealEngines | undefined; profileDirectory?: string | undefined } = {},
+    options: {
+      engines?: RealEngines | undefined;
+      profileDirectory?: string | undefined;
+      before?: string | undefined;
+    } = {},
   ) {
     this.engines = options.engines;
     this.scale = scale;
     this.targets = targets;
     this.#profileDirectory = options.profileDirectory;
+    this.#before = options.before;
   }
 
   /** The CPU profiles written so far. */
@@ -68,7 +76,7 @@ export class Bench {
   start(target: TargetName, scenario: string, options: StartOptions = {}): Promise<Server> {
     const profile = this.#profileDirectory && `${this.#profileDirectory}/${target}-${scenario}.cpuprofile`;
     if (profile) this.#profiles.push(profile);
-    return startServer(target, { ...options, profile, engines: this.engines?.env });
+    return startServer(target, { ...options, profile, engines: this.engines?.env, before: this.#before });
   }
 
   /** Runs `use` with one server per target, all alive at the same time so that runs can alternate. */
@@ -115,7 +123,7 @@ export function medians<T>(rounds: Rounds<T>, figure: (result: T) => number): Ro
 
 /** A goal for mesh over baseline, with receipts and without where both were measured; none unless the mesh was. */
 export function ratioGoal(values: Row['values'], limit: { atLeast: number } | { atMost: number }): Pick<Row, 'goal'> {
-  const { mesh, ...baselines } = values;
+  const { mesh, 'mesh-before': _before, ...baselines } = values;
   const ratios = Object.values(baselines).map((baseline) => (mesh ?? Number.NaN) / baseline);
   if (mesh === undefined || ratios.length === 0) return {};
   const which = ratios.length > 1 ? 'both baselines' : 'the baseline';

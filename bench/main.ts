@@ -39,6 +39,7 @@ const SCALE: Scale = {
   measureMs: 8_000,
   rounds: 3,
   latencyRounds: 5,
+  drainRounds: 5,
   idleConnections: 10_000,
   storedMessages: 200_000,
   knownUsers: 10_000,
@@ -49,6 +50,7 @@ const QUICK: Partial<Scale> = {
   measureMs: 3_000,
   rounds: 1,
   latencyRounds: 3,
+  drainRounds: 3,
   storedMessages: 50_000,
   knownUsers: 2_000,
   soakMs: 20_000,
@@ -64,6 +66,8 @@ The CPU time is that of the server's process and its children, without engines.
                    on real engines: ${Object.keys(ON_ENGINES).join(', ')}
   --engines KIND   embedded (the default), or real: starts Cassandra, Pulsar, Redis and PostgreSQL on this machine
   --targets A,B    just these: ${TARGETS.join(', ')}, mesh-on-engines
+  --before DIR     compares with the version that is built in this folder, in turn; then by default without baselines
+  --rounds N       repetitions of each measurement
   --quick          short windows, one round: for a look, not for the record
   --full           1,000,000 stored messages, and five minutes instead of one at half load
   --profile        the servers leave CPU profiles in bench/results
@@ -75,6 +79,8 @@ const { values } = parseArgs({
     only: { type: 'string' },
     targets: { type: 'string' },
     engines: { type: 'string', default: 'embedded' },
+    before: { type: 'string' },
+    rounds: { type: 'string' },
     quick: { type: 'boolean', default: false },
     full: { type: 'boolean', default: false },
     profile: { type: 'boolean', default: false },
@@ -90,16 +96,21 @@ if (values.help) console.log(USAGE);
 else process.exitCode = await run();
 
 async function run(): Promise<number> {
-  const scale = { ...SCALE, ...(values.quick && QUICK), ...(values.full && FULL) };
+  const scale = { ...SCALE, ...(values.quick && QUICK), ...(values.full && FULL), ...roundsOf(values.rounds) };
   const real = chosen(values.engines, ['embedded', 'real'])[0] === 'real';
   const scenarios = real ? ON_ENGINES : EMBEDDED;
-  const targets = chosen(values.targets, real ? TARGETS_ON_ENGINES : TARGETS);
+  const all = real ? TARGETS_ON_ENGINES : TARGETS;
+  const targets =
+    values.before === undefined
+      ? chosen(values.targets, all)
+      : chosen(values.targets ?? 'mesh-before,mesh', ['mesh-before', ...all]);
   const names = chosen(values.only, Object.keys(scenarios));
   await using started = real ? await RealEngines.start() : undefined;
   mkdirSync(RESULTS, { recursive: true });
   const bench = new Bench(scale, targets, {
     engines: started,
     profileDirectory: values.profile ? RESULTS : undefined,
+    before: values.before,
   });
   const report: Report = {
     date: new Date().toISOString(),
@@ -124,6 +135,16 @@ async function run(): Promise<number> {
   bench.log(`All figures: ${values.out}`);
   for (const profile of bench.profiles) bench.log(`CPU profile: ${profile}`);
   return Object.keys(report.failures).length > 0 ? 1 : 0;
+}
+
+function roundsOf(text: string | undefined): Partial<Scale> {
+  if (text === undefined) return {};
+  const rounds = Number(text);
+  if (!Number.isInteger(rounds) || rounds < 1 || rounds > 100) {
+    console.error(`--rounds takes a number from 1 to 100, not ${text}`);
+    process.exit(2);
+  }
+  return { rounds, latencyRounds: rounds, drainRounds: rounds };
 }
 
 /** What went wrong first, then what went wrong while cleaning up after it. */

@@ -32,23 +32,25 @@ export function markdown(report: Report): string {
     'The mesh does all that the protocol promises. The ratios are mesh to baseline; in brackets, to the one without',
     'receipts. Lost, repeated, reordered and altered messages: 0 in every finished run, or the run fails.',
     '',
-    '| measure | unit | baseline without receipts | baseline | mesh, embedded | on real engines | ratio | goal | reached |',
-    '|---|---|--:|--:|--:|--:|--:|---|---|',
+    '| measure | unit | baseline without receipts | baseline | mesh before | mesh, embedded | on real engines | ratio | to before | goal | reached |',
+    '|---|---|--:|--:|--:|--:|--:|--:|--:|---|---|',
     ...rows.map(line),
     ...Object.entries(report.failures).map(([scenario, why]) => `\n${scenario} failed: ${why.split('\n')[0]}`),
   ].join('\n');
 }
 
 function line({ measure, unit, values, goal }: Row): string {
-  const { baseline, mesh, 'baseline-no-receipts': lean, 'mesh-on-engines': onEngines } = values;
+  const { baseline, mesh, 'baseline-no-receipts': lean, 'mesh-before': before, 'mesh-on-engines': onEngines } = values;
   const cells = [
     measure,
     unit,
     figure(lean),
     figure(baseline),
+    figure(before),
     figure(mesh),
     figure(onEngines),
     figure(ratio(mesh, baseline)) + (mesh !== undefined && lean !== undefined ? ` (${figure(ratio(mesh, lean))})` : ''),
+    figure(ratio(mesh, before)),
     goal?.text ?? '',
     goal ? (goal.reached ? 'yes' : 'no') : '',
   ];

@@ -9,7 +9,7 @@ import type { Account } from './jobs.js';
 import { ServerProcess } from './server-process.js';
 import { MeshUsers } from './users.js';
 
-export type TargetName = 'baseline' | 'baseline-no-receipts' | 'mesh' | 'mesh-on-engines';
+export type TargetName = 'baseline' | 'baseline-no-receipts' | 'mesh' | 'mesh-before' | 'mesh-on-engines';
 
 /** A server that is running and ready. */
 export interface Server extends AsyncDisposable {
@@ -40,6 +40,8 @@ export interface StartOptions {
   collectOnSignal?: boolean;
   /** Where the real engines are. */
   engines?: NodeJS.ProcessEnv | undefined;
+  /** The folder of another version, built: `mesh-before`. */
+  before?: string | undefined;
 }
 
 const BASELINE = fileURLToPath(new URL('./baseline.js', import.meta.url));
@@ -65,9 +67,7 @@ export class DataDirectory implements Disposable {
 
 /** Starts a server and waits until it is ready. */
 export function startServer(target: TargetName, options: StartOptions = {}): Promise<Server> {
-  return target === 'mesh' || target === 'mesh-on-engines'
-    ? startMesh(target, options)
-    : startBaseline(target, options);
+  return target.startsWith('mesh') ? startMesh(target, options) : startBaseline(target, options);
 }
 
 async function startBaseline(target: TargetName, options: StartOptions): Promise<Server> {
@@ -99,7 +99,8 @@ async function startMesh(target: TargetName, options: StartOptions): Promise<Ser
   const [edge, edgeH2, chat, user, presence, admin] = await freePorts(6);
   const secret = randomBytes(32).toString('hex');
   const began = performance.now();
-  const server = new ServerProcess([...nodeArgs(options), ...meshArgs()], {
+  const root = target === 'mesh-before' ? (options.before ?? ROOT) : ROOT;
+  const server = new ServerProcess([...nodeArgs(options), ...meshArgs(root)], {
     ...process.env,
     ...(target === 'mesh-on-engines' && options.engines),
     EDGE_PORT: `${edge}`,
@@ -205,12 +206,12 @@ async function finish(server: ServerProcess, options: StartOptions, directory: D
 }
 
 /** Node's options and the program, exactly as in `npm start`. */
-function meshArgs(): string[] {
-  const { scripts } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { scripts: { start: string } };
+function meshArgs(root = ROOT): string[] {
+  const { scripts } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { scripts: { start: string } };
   const [node, ...args] = scripts.start.split(' ');
   const program = args.pop();
   if (node !== 'node' || program === undefined) throw new Error(`cannot tell what npm start runs: ${scripts.start}`);
-  return [...args, join(ROOT, program)];
+  return [...args, join(root, program)];
 }
 
 function nodeArgs({ profile, collectOnSignal }: StartOptions): string[] {

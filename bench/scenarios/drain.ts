@@ -5,13 +5,11 @@ import { MAX_IDS_PER_RECEIPT, WINDOW } from './steady.js';
 
 const SENDERS = 10;
 const MESSAGES = 10_000;
-/** Each with another recipient. The median leaves the cold first one out. */
-const REPETITIONS = 5;
 
 /** 10,000 messages stored for an offline device, which then connects and reads them. */
 export async function drain(bench: Bench): Promise<Outcome> {
   return bench.withServers(bench.reporting, 'drain', async (servers) => {
-    const results = await alternate(servers, REPETITIONS, async (server) => {
+    const results = await alternate(servers, bench.scale.drainRounds, async (server) => {
       const [recipient, ...senders] = await server.createUsers(1 + SENDERS);
       if (!recipient) throw new Error('no users were created');
       const result = await runJob(server, {
