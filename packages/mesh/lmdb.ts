@@ -61,9 +61,9 @@ export class LmdbEnvironment implements AsyncDisposable {
       );
     makeDirectory(directory);
     const marked = existsSync(marker);
-    if (marked) checkFormat(marker, file);
     const empty = !existsSync(file) || statSync(file).size === 0;
     if (marked && empty) throw damaged('is missing or empty although the store existed');
+    if (marked) checkFormat(marker, file);
     const full = empty && fullDisk(directory);
     if (full) throw new MeshError('unavailable', `cannot create ${file}: ${full}`);
     let root: RootDatabase<Buffer, Buffer>;

@@ -52,7 +52,12 @@ function make(directory: string): void {
     // Another process may make it at the same time.
     mkdirSync(directory, { recursive: true });
   }
-  flush(above);
+  try {
+    flush(above);
+  } catch (error) {
+    // Of a directory that was there before, this user may be allowed to pass and not to look.
+    if ((error as NodeJS.ErrnoException).code !== 'EACCES') throw error;
+  }
 }
 
 /** Has the disk keep what a file holds, or the names in a directory. @throws what the file system says. */
