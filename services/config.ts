@@ -32,7 +32,7 @@ export function readMeshConfig(variables: NodeJS.ProcessEnv): MeshConfig {
     chat: chatConfig(env),
     edge: edgeConfig(env),
     tls: readTls(env),
-    adminHost: env.string('ADMIN_HOST', '127.0.0.1'),
+    adminHost: env.host('ADMIN_HOST', '127.0.0.1'),
     adminPort: env.port('ADMIN_PORT', 9090),
     logLevel: env.string('LOG_LEVEL', 'info'),
     traces: readTraces(env),

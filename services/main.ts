@@ -1,17 +1,24 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import {
   AdminServer,
   ConfigError,
   createLogger,
   giveBackMemoryWhenIdle,
+  type Logger,
   MeshTls,
   Metrics,
   runServices,
+  type Service,
   toMeshError,
 } from '@chatmesh/mesh';
 import { readMeshConfig } from './config.js';
 
 const NAMES = ['user', 'presence', 'chat', 'edge'] as const;
 const DRAIN_MS = 25_000;
+
+/** How often it is looked whether all are ready, and after how many looks in vain the log says who is not. */
+const LOOK_MS = 20;
+const LOOKS = 250;
 
 /** `npm start [-- SERVICE...]`: the whole mesh in one process, or the services named. */
 async function main(): Promise<void> {
@@ -56,7 +63,22 @@ async function main(): Promise<void> {
   await runServices(services, { logger, drainMs: DRAIN_MS, signals: process, exit });
   started = true;
   giveBackMemoryWhenIdle(() => process.cpuUsage());
-  logger.info({ services: services.map((service) => service.name) }, 'ready');
+  await sayWhenReady(services, logger);
+}
+
+/** A service that runs may yet wait for another one. */
+async function sayWhenReady(
+  services: readonly (Service & { readonly ready: boolean })[],
+  logger: Logger,
+): Promise<void> {
+  const names = (some: readonly Service[]) => some.map(({ name }) => name);
+  for (let looks = 1; ; looks++) {
+    const waiting = services.filter((service) => !service.ready);
+    if (waiting.length === 0) break;
+    if (looks === LOOKS) logger.warn({ services: names(waiting) }, 'not ready yet');
+    await sleep(LOOK_MS, undefined, { ref: false });
+  }
+  logger.info({ services: names(services) }, 'ready');
 }
 
 main().catch((error) => {

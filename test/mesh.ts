@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
-import { createClient, createLogger } from '@chatmesh/mesh';
+import { addressToCall, createClient, createLogger } from '@chatmesh/mesh';
 import { freePorts } from '#engines';
 
 export const SERVICES = ['user', 'presence', 'chat', 'edge'] as const;
@@ -22,6 +22,7 @@ export interface TestUser {
 const MAIN = fileURLToPath(new URL('../../services/dist/main.js', import.meta.url));
 /** A start takes a second or two; much longer on a machine that is busy with other things. */
 const READY_MS = 60_000;
+const HOST = '127.0.0.1';
 const silent = createLogger({ name: 'test', level: 'silent' });
 
 /** One process of the mesh: all services, or some. */
@@ -87,7 +88,9 @@ export class MeshProcess {
       async () => {
         if (this.#child?.exitCode !== null || this.#child.pid === undefined)
           throw new Error(`the mesh ended at start:\n${this.#output}`);
-        const response = await fetch(`http://127.0.0.1:${this.adminPort}/readyz`).catch(() => undefined);
+        const response = await fetch(
+          `http://${addressToCall(this.#env.ADMIN_HOST ?? HOST, this.adminPort)}/readyz`,
+        ).catch(() => undefined);
         if (response?.status !== 200) return false;
         const { pid } = (await response.json()) as { pid: number };
         if (pid !== this.pid) throw new Error(`another process, ${pid}, has the port ${this.adminPort}`);
@@ -134,14 +137,15 @@ export class TestMesh implements AsyncDisposable {
   readonly processes: readonly MeshProcess[];
   #nextNumber = 15_550_000_000;
 
-  private constructor(dataDir: string, ports: Record<string, number>, processes: MeshProcess[]) {
+  private constructor(dataDir: string, env: NodeJS.ProcessEnv, processes: MeshProcess[]) {
+    const address = (host: string | undefined, port: string) => addressToCall(host ?? HOST, Number(env[port]));
     this.dataDir = dataDir;
-    this.url = `ws://127.0.0.1:${ports.EDGE_PORT}/connect`;
-    this.httpUrl = `http://127.0.0.1:${ports.EDGE_PORT}`;
-    this.h2Url = `http://127.0.0.1:${ports.EDGE_H2_PORT}`;
-    this.chatAddress = `127.0.0.1:${ports.CHAT_PORT}`;
-    this.userAddress = `127.0.0.1:${ports.USER_PORT}`;
-    this.presenceAddress = `127.0.0.1:${ports.PRESENCE_PORT}`;
+    this.url = `ws://${address(env.EDGE_HOST, 'EDGE_PORT')}/connect`;
+    this.httpUrl = `http://${address(env.EDGE_HOST, 'EDGE_PORT')}`;
+    this.h2Url = `http://${address(env.EDGE_HOST, 'EDGE_H2_PORT')}`;
+    this.chatAddress = address(env.MESH_HOST, 'CHAT_PORT');
+    this.userAddress = address(env.MESH_HOST, 'USER_PORT');
+    this.presenceAddress = address(env.MESH_HOST, 'PRESENCE_PORT');
     this.processes = processes;
   }
 
@@ -161,12 +165,12 @@ export class TestMesh implements AsyncDisposable {
       DATA_DIR: dataDir,
       SEND_RATE: '0',
       LOG_LEVEL: 'info',
-      EDGE_HOST: '127.0.0.1',
+      EDGE_HOST: HOST,
       ...Object.fromEntries(Object.entries(ports).map(([name, port]) => [name, String(port)])),
       ...options.env,
     };
     const processes = groups.map((group, i) => new MeshProcess(group, free[names.length + i] as number, env));
-    const mesh = new TestMesh(dataDir, ports, processes);
+    const mesh = new TestMesh(dataDir, env, processes);
     try {
       await Promise.all(processes.map((p) => p.start()));
     } catch (error) {

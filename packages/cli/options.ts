@@ -1,6 +1,8 @@
+import { addressToCall } from '@chatmesh/mesh';
 import { InvalidArgumentError, Option } from 'commander';
 
 const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+const LOOPBACK = '127.0.0.1';
 const secondsPer: Record<string, number> = { s: 1, m: 60, h: 3600, d: 86_400 };
 
 export function parseUuid(text: string): string {
@@ -59,10 +61,15 @@ export function httpUrl(url: string, path: string): string {
 
 type Env = Readonly<Record<string, string | undefined>>;
 
+/** Where a service of this machine is that listens on `host`. */
+function localAddress(host: string, port: string): string {
+  return addressToCall(host.replace(/^\[|\]$/g, ''), Number(port));
+}
+
 export function urlOption(env: Env): Option {
   return new Option('--url <url>', 'the edge')
     .argParser(parseUrl)
-    .default(env.CHATMESH_URL ?? `ws://localhost:${env.EDGE_PORT ?? 8080}`);
+    .default(env.CHATMESH_URL ?? `ws://${localAddress(env.EDGE_HOST || 'localhost', env.EDGE_PORT ?? '8080')}`);
 }
 
 /** A token on the command line can be seen by everybody on the machine, so there is a variable, too. */
@@ -74,7 +81,7 @@ export function tokenOption(env: Env): Option {
 
 export function userAddressOption(env: Env): Option {
   return new Option('--user-address <host:port>', 'the user service').default(
-    env.USER_ADDRESS ?? `127.0.0.1:${env.USER_PORT ?? 7002}`,
+    env.USER_ADDRESS ?? localAddress(env.MESH_HOST || LOOPBACK, env.USER_PORT ?? '7002'),
   );
 }
 
@@ -82,7 +89,10 @@ export function userAddressOption(env: Env): Option {
 export function routersOption(env: Env): Option {
   return new Option('--chat-addresses <list>', 'all routers, host:port or dns:///name:port, separated by commas')
     .argParser(parseAddresses)
-    .default(parseAddresses(env.CHAT_ADDRESSES ?? `127.0.0.1:${env.CHAT_PORT ?? 7001}`), 'CHAT_ADDRESSES, or here');
+    .default(
+      parseAddresses(env.CHAT_ADDRESSES ?? localAddress(env.MESH_HOST || LOOPBACK, env.CHAT_PORT ?? '7001')),
+      'CHAT_ADDRESSES, or here',
+    );
 }
 
 export function parseAddresses(text: string): string[] {

@@ -1,3 +1,4 @@
+import { isIPv6 } from 'node:net';
 import { isServiceLink, suggestion, unreadFamilyNames } from './config-names.js';
 
 /** What is wrong with the configuration, all of it, one line each. */
@@ -90,6 +91,24 @@ export class EnvReader {
     return fallback;
   }
 
+  /** A host name or an IP address, to listen on; the brackets that an IPv6 address has elsewhere are left away. */
+  host(name: string, fallback: string): string {
+    const host = this.parsed(name, hostOf, {
+      expected: 'a host name or an IP address, without a port',
+      example: fallback,
+    });
+    return host ?? fallback;
+  }
+
+  /** One address of those that {@link addresses} takes. */
+  address(name: string, fallback: string): string {
+    const address = this.parsed(name, (value) => (isAddress(value) ? value : undefined), {
+      expected: 'host:port',
+      example: fallback,
+    });
+    return address ?? fallback;
+  }
+
   /** A list of host:port, or dns:///name:port for all addresses of a name, separated by commas. */
   addresses(name: string, fallback: string[]): string[] {
     const value = this.#read(name);
@@ -133,6 +152,11 @@ export class EnvReader {
 function shown(name: string, value: string): string {
   if (/SECRET|_KEY|PASSWORD|TOKEN/.test(name)) return 'what it is set to';
   return JSON.stringify(value.replace(/^.*@/s, '***@'));
+}
+
+function hostOf(text: string): string | undefined {
+  const bare = text.replace(/^\[(.*)\]$/, '$1');
+  return isIPv6(bare) || /^[\w.-]+$/.test(text) ? bare : undefined;
 }
 
 function isAddress(text: string): boolean {

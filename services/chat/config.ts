@@ -1,4 +1,4 @@
-import { type EnvReader, type RedisConfig, readRedisConfig } from '@chatmesh/mesh';
+import { addressToCall, type EnvReader, type RedisConfig, readRedisConfig } from '@chatmesh/mesh';
 import type { CassandraOptions } from '@chatmesh/mesh/cassandra';
 
 export interface ChatConfig {
@@ -62,15 +62,15 @@ const ADMIN_URL = {
 
 /** Reads the chat service's variables; problems are reported by the reader. */
 export function readConfig(env: EnvReader): ChatConfig {
-  const host = env.string('MESH_HOST', '127.0.0.1');
+  const host = env.host('MESH_HOST', '127.0.0.1');
   const pulsar = readPulsar(env);
   const scylla = readScylla(env);
   return {
     host,
     port: env.port('CHAT_PORT', 7001),
     dataDir: env.string('DATA_DIR', './data'),
-    userAddress: env.string('USER_ADDRESS', `${host}:${env.port('USER_PORT', 7002)}`),
-    presenceAddress: env.string('PRESENCE_ADDRESS', `${host}:${env.port('PRESENCE_PORT', 7003)}`),
+    userAddress: env.address('USER_ADDRESS', addressToCall(host, env.port('USER_PORT', 7002))),
+    presenceAddress: env.address('PRESENCE_ADDRESS', addressToCall(host, env.port('PRESENCE_PORT', 7003))),
     sendRate: env.int('SEND_RATE', 200, { min: 0, max: 1_000_000 }),
     sendBurst: env.int('SEND_BURST', 1000, { min: 1, max: 1_000_000 }),
     deliveryRetries: env.int('DELIVERY_RETRIES', 3, { min: 0, max: 20 }),

@@ -1,4 +1,4 @@
-import type { EnvReader } from '@chatmesh/mesh';
+import { addressToCall, type EnvReader } from '@chatmesh/mesh';
 
 export interface EdgeConfig {
   readonly host: string;
@@ -24,16 +24,16 @@ export interface AuthConfig {
 
 /** Reads the edge's variables; problems are reported by the reader. */
 export function readConfig(env: EnvReader): EdgeConfig {
-  const mesh = env.string('MESH_HOST', '127.0.0.1');
+  const mesh = env.host('MESH_HOST', '127.0.0.1');
   return {
-    host: env.string('EDGE_HOST', '0.0.0.0'),
+    host: env.host('EDGE_HOST', '0.0.0.0'),
     port: env.port('EDGE_PORT', 8080),
     h2Port: env.port('EDGE_H2_PORT', 8081),
     tlsCert: env.optional('EDGE_TLS_CERT'),
     tlsKey: env.optional('EDGE_TLS_KEY'),
-    routers: env.addresses('CHAT_ADDRESSES', [`${mesh}:${env.port('CHAT_PORT', 7001)}`]),
-    userAddress: env.string('USER_ADDRESS', `${mesh}:${env.port('USER_PORT', 7002)}`),
-    presenceAddress: env.string('PRESENCE_ADDRESS', `${mesh}:${env.port('PRESENCE_PORT', 7003)}`),
+    routers: env.addresses('CHAT_ADDRESSES', [addressToCall(mesh, env.port('CHAT_PORT', 7001))]),
+    userAddress: env.address('USER_ADDRESS', addressToCall(mesh, env.port('USER_PORT', 7002))),
+    presenceAddress: env.address('PRESENCE_ADDRESS', addressToCall(mesh, env.port('PRESENCE_PORT', 7003))),
     maxConnectionsPerUser: env.int('MAX_CONNECTIONS_PER_USER', 10, { min: 0, max: 10_000 }),
     auth: {
       jwksUrl: env.url('AUTH_JWKS_URL'),

@@ -12,7 +12,7 @@ export interface PresenceConfig {
 /** Reads the presence service's variables; problems are reported by the reader. */
 export function readConfig(env: EnvReader): PresenceConfig {
   return {
-    host: env.string('MESH_HOST', '127.0.0.1'),
+    host: env.host('MESH_HOST', '127.0.0.1'),
     port: env.port('PRESENCE_PORT', 7003),
     redis: readRedisConfig(env),
   };

@@ -28,7 +28,7 @@ const POSTGRES = { ...POSTGRES_URL, accepts: isPostgresUrl };
 export function readConfig(env: EnvReader): UserConfig {
   const database = readDatabase(env);
   return {
-    host: env.string('MESH_HOST', '127.0.0.1'),
+    host: env.host('MESH_HOST', '127.0.0.1'),
     port: env.port('USER_PORT', 7002),
     dataDir: env.string('DATA_DIR', './data'),
     ...(database && { database }),

@@ -10,6 +10,7 @@ import {
 } from '@grpc/grpc-js';
 import { MeshError, PortInUseError, toMeshError } from '../errors.js';
 import type { Logger, Metrics } from '../observe.js';
+import { hostAndPort } from './addresses.js';
 import { ServerBidi } from './bidi.js';
 import { Health, HealthService } from './health.js';
 import { admitCaller, namesOf } from './peers.js';
@@ -106,7 +107,7 @@ export class GrpcServer {
    * @throws PortInUseError naming `variable`.
    */
   async listen({ host, port, variable }: { host: string; port: number; variable: string }): Promise<number> {
-    const address = `${host.includes(':') ? `[${host}]` : host}:${port}`;
+    const address = hostAndPort(host, port);
     const bound = await new Promise<number>((resolve, reject) => {
       const credentials = this.#tls?.serverCredentials ?? ServerCredentials.createInsecure();
       this.#server.bindAsync(address, credentials, (error, bound) => {

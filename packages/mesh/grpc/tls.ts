@@ -30,7 +30,7 @@ export const TLS_VARIABLES = ['MESH_TLS_CERT', 'MESH_TLS_KEY', 'MESH_TLS_CA'] as
 export function readTls(env: EnvReader): TlsFiles | undefined {
   const [certFile, keyFile, caFile] = TLS_VARIABLES.map((name) => env.optional(name));
   const insecure = env.boolean('MESH_INSECURE', false);
-  const host = env.string('MESH_HOST', '127.0.0.1');
+  const host = env.host('MESH_HOST', '127.0.0.1');
   if (certFile !== undefined && keyFile !== undefined && caFile !== undefined) return { certFile, keyFile, caFile };
   if (certFile !== undefined || keyFile !== undefined || caFile !== undefined) {
     env.reject('MESH_TLS_CERT', 'MESH_TLS_CERT, MESH_TLS_KEY and MESH_TLS_CA belong together: set all three, or none');

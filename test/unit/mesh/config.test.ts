@@ -1,4 +1,6 @@
-import { ConfigError, EnvReader } from '@chatmesh/mesh';
+import { readConfig as chatConfig } from '@chatmesh/chat/config';
+import { readConfig as edgeConfig } from '@chatmesh/edge/config';
+import { addressesOf, addressToCall, ConfigError, EnvReader } from '@chatmesh/mesh';
 import { describe, expect, test } from '@jest/globals';
 
 /** The problems that finish() reports. */
@@ -35,6 +37,40 @@ describe('reading the environment', () => {
     expect(env.boolean('MESH_TRACE', false)).toBe(true);
     expect(env.optional('AUTH_ISSUER')).toBeUndefined();
     env.finish();
+  });
+
+  test('an IPv6 host may be written with and without brackets, and gets them where a port follows', () => {
+    for (const MESH_HOST of ['::1', '[::1]']) {
+      const env = new EnvReader({ MESH_HOST });
+      expect(env.host('MESH_HOST', '127.0.0.1')).toBe('::1');
+      expect(edgeConfig(env)).toMatchObject({
+        routers: ['[::1]:7001'],
+        userAddress: '[::1]:7002',
+        presenceAddress: '[::1]:7003',
+      });
+      expect(chatConfig(env)).toMatchObject({ host: '::1', userAddress: '[::1]:7002', presenceAddress: '[::1]:7003' });
+      env.finish();
+    }
+    expect(addressToCall('::', 7001)).toBe('[::1]:7001');
+    expect(addressToCall('0.0.0.0', 7001)).toBe('127.0.0.1:7001');
+    expect(addressToCall('localhost', 7001)).toBe('localhost:7001');
+  });
+
+  test('a name that stands for IPv6 addresses is looked up', async () => {
+    expect(await addressesOf('dns:///[::1]:7001')).toEqual(['[::1]:7001']);
+  });
+
+  test('a host with a port, and an address without one, are told apart', () => {
+    const found = problems({ MESH_HOST: '127.0.0.1:7001', EDGE_HOST: '::1:x', USER_ADDRESS: '::1' }, (env) => {
+      env.host('MESH_HOST', '127.0.0.1');
+      env.host('EDGE_HOST', '0.0.0.0');
+      env.address('USER_ADDRESS', '127.0.0.1:7002');
+    });
+    expect(found).toEqual([
+      'MESH_HOST must be a host name or an IP address, without a port, not "127.0.0.1:7001"; for example MESH_HOST=127.0.0.1',
+      'EDGE_HOST must be a host name or an IP address, without a port, not "::1:x"; for example EDGE_HOST=0.0.0.0',
+      'USER_ADDRESS must be host:port, not "::1"; for example USER_ADDRESS=127.0.0.1:7002',
+    ]);
   });
 
   test('every problem is reported at once, each with the variable, the value and a good example', () => {
