@@ -145,6 +145,11 @@ export class LmdbEnvironment implements AsyncDisposable {
     return this.#failure;
   }
 
+  /** True from the moment that closing begins: nothing more is written, and soon nothing is read. */
+  get closing(): boolean {
+    return this.#closing !== undefined;
+  }
+
   /**
    * Runs `mutate`, which calls put and remove of this environment's tables, within the next group commit. Mutations
    * run in the order of the calls, on the caller's thread.

@@ -276,7 +276,8 @@ export class LmdbMessageLog implements MessageLog {
     if (this.#cursor === this.#durable) return;
     this.#dispatching ??= setImmediate(() => {
       this.#dispatching = undefined;
-      this.#dispatch();
+      // What waits is handed out after the next start.
+      if (!this.#environment.closing) this.#dispatch();
     });
   }
 
@@ -406,6 +407,7 @@ export class LmdbMessageLog implements MessageLog {
   }
 
   #writeAcksLater(): void {
+    if (this.#environment.closing) return;
     this.#ackTimer ??= setTimeout(() => void this.#writeAcks().catch(() => {}), ACK_DELAY_MS).unref();
   }
 

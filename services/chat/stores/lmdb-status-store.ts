@@ -81,14 +81,14 @@ export class LmdbStatusStore implements StatusStore {
     this.#nextBatch = last + 1;
   }
 
-  accept(records: readonly StatusRecord[]): Promise<void> {
+  async accept(records: readonly StatusRecord[]): Promise<void> {
     const written = new Set<Promise<void>>();
     for (const record of records) {
       const id = record.serverMessageId;
       const place = this.#placeOf(id);
       written.add(place === undefined ? this.#put(id, rowOf(record)) : this.#written(place));
     }
-    return all(written);
+    await all(written);
   }
 
   async get(serverMessageIds: readonly string[]): Promise<(StatusRecord | undefined)[]> {
@@ -99,7 +99,7 @@ export class LmdbStatusStore implements StatusStore {
     });
   }
 
-  update(updates: readonly StatusUpdate[]): Promise<void> {
+  async update(updates: readonly StatusUpdate[]): Promise<void> {
     const written = new Set<Promise<void>>();
     for (const update of updates) {
       const id = update.serverMessageId;
@@ -110,7 +110,7 @@ export class LmdbStatusStore implements StatusStore {
       const newer = merged(row, update);
       written.add(place !== undefined && newer === found ? this.#written(place) : this.#put(id, newer));
     }
-    return all(written);
+    await all(written);
   }
 
   async expire(beforeMs: number): Promise<boolean> {
