@@ -33,6 +33,16 @@ export async function inTime<T>(work: Promise<T>, ms: number, late: () => MeshEr
   }
 }
 
+/** Resolves when `work` has ended, however it did, or after `ms`: then the work goes on, and its end is nobody's. */
+export async function atMost(ms: number, work: Promise<unknown>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, ms);
+  });
+  await Promise.race([work.catch(() => {}), late]);
+  clearTimeout(timer);
+}
+
 /** A signal that fires after `ms`, or with `parent`. */
 export function deadline(ms: number, parent?: AbortSignal): AbortSignal {
   const timeout = AbortSignal.timeout(ms);

@@ -1,7 +1,7 @@
 import { AdminService } from '@chatmesh/gen/chat/v1/admin';
 import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
 import { RouterService } from '@chatmesh/gen/chat/v1/router';
-import { GrpcServer, MeshClock, MeshError, type Service, type ServiceDeps } from '@chatmesh/mesh';
+import { atMost, GrpcServer, MeshClock, MeshError, type Service, type ServiceDeps } from '@chatmesh/mesh';
 import type { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import { adminRpc } from './admin-rpc.js';
 import type { ChatConfig } from './config.js';
@@ -20,6 +20,8 @@ import { internalRpc, routerRpc } from './rpc.js';
 import type { MessageLog } from './stores/message-log.js';
 
 const RATE_SWEEP_MS = 10_000;
+/** How long submissions that are under way get to be accepted when the service is closed without a drain, milliseconds. */
+const IN_FLIGHT_MS = 2_000;
 
 /** What a test may replace. */
 export interface ChatOverrides extends Stores {
@@ -154,13 +156,16 @@ export class ChatService implements Service {
     return this.#disposed;
   }
 
+  /** Stops in the order in which one relies on the other: calls, what they have begun, whatever works by itself, the stores. */
   async #dispose(): Promise<void> {
     this.#stopping.abort();
     await this.#starting?.catch(() => {});
+    await Promise.all([this.#server.close(), this.#router && atMost(IN_FLIGHT_MS, this.#router.ingress.drain())]);
     clearInterval(this.#rateTimer);
-    this.#router?.sweeper.stop();
-    await this.#server.close();
+    const swept = this.#router?.sweeper.stop();
+    // A sweep may wait out an outage: that ends with the owner.
     await this.#router?.owner.stop();
+    await swept;
     for (const release of this.#closing.reverse()) await release();
   }
 

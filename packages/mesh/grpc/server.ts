@@ -8,6 +8,7 @@ import {
   type ServerWritableStream,
   type sendUnaryData,
 } from '@grpc/grpc-js';
+import { atMost } from '../abort.js';
 import { MeshError, PortInUseError, toMeshError } from '../errors.js';
 import type { Logger, Metrics } from '../observe.js';
 import { hostAndPort } from './addresses.js';
@@ -26,6 +27,7 @@ import { type BytesMethod, bytesMethod, CHANNEL_OPTIONS, decode, encode, statusO
 export const CONNECTION_AGE_MS = 300_000;
 /** How long connections get to take leave after the last call has ended, milliseconds. */
 const GOODBYE_MS = 250;
+const HANDLERS_MS = 2_000;
 const DURATION_BUCKETS_S = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
 
 type Handler = (request: never, ctx: CallContext) => unknown;
@@ -46,6 +48,8 @@ export interface GrpcServerOptions {
    * under way is finished. By default they stay.
    */
   readonly maxConnectionAgeMs?: number;
+  /** How long a close waits for handlers whose calls it has ended, milliseconds. */
+  readonly handlersMs?: number;
 }
 
 /**
@@ -68,6 +72,11 @@ export class GrpcServer {
   readonly #requests;
   readonly #durations;
   #onIdle: (() => void) | undefined;
+  /** Handlers that run: a call may have ended before its handler does. */
+  #handlers = 0;
+  readonly #handlersMs: number;
+  #onHandled: (() => void) | undefined;
+  #closed = false;
   #stopped: Promise<void> | undefined;
 
   constructor(options: GrpcServerOptions) {
@@ -80,6 +89,7 @@ export class GrpcServer {
     this.#logger = options.logger.child({ server: options.name });
     this.#tls = options.tls;
     this.#defaultDeadlineMs = options.defaultDeadlineMs;
+    this.#handlersMs = options.handlersMs ?? HANDLERS_MS;
     this.#requests = options.metrics.counter({
       name: 'chatmesh_grpc_requests_total',
       help: 'Finished calls by how they ended.',
@@ -132,11 +142,16 @@ export class GrpcServer {
     return this.#stopped;
   }
 
-  /** Ends every call as `unavailable`. Idempotent. */
+  /**
+   * Ends every call as `unavailable`, and waits for a bounded time until their handlers have ended, too: what these use may be
+   * closed then. Idempotent.
+   */
   async close(): Promise<void> {
     const draining = this.#stopped;
+    this.#closed = true;
     this.#endCalls();
     await (draining ?? this.drain(0));
+    if (this.#handlers > 0) await atMost(this.#handlersMs, new Promise<void>((resolve) => (this.#onHandled = resolve)));
   }
 
   async #stop(deadlineMs: number): Promise<void> {
@@ -151,8 +166,12 @@ export class GrpcServer {
   }
 
   #endCalls(): void {
-    const reason = new MeshError('unavailable', 'the server is shutting down');
-    for (const call of [...this.#calls, ...this.#watching]) call.fail(reason);
+    for (const call of [...this.#calls, ...this.#watching]) call.fail(shuttingDown());
+  }
+
+  #handled(): void {
+    this.#handlers--;
+    if (this.#handlers === 0) this.#onHandled?.();
   }
 
   #register(service: DescService, handlers: Record<string, Handler>, calls: Set<ServedCall>): void {
@@ -182,8 +201,13 @@ export class GrpcServer {
         return (call: ServerUnaryCall<Buffer, Buffer>, callback: sendUnaryData<Buffer>) => {
           const served = begin(call, (error) => callback(statusOf(error)));
           const answer = async () => {
-            admit(call);
-            return encode(method.output, (await handler(parse(call.request), served)) as Response);
+            this.#handlers++;
+            try {
+              admit(call);
+              return encode(method.output, (await handler(parse(call.request), served)) as Response);
+            } finally {
+              this.#handled();
+            }
           };
           answer().then(
             (bytes) => served.settle() && callback(null, bytes),
@@ -194,10 +218,15 @@ export class GrpcServer {
         return (call: ServerWritableStream<Buffer, Buffer>) => {
           const served = begin(call, (error) => call.emit('error', statusOf(error)));
           const answer = async () => {
-            admit(call);
-            for await (const message of handler(parse(call.request), served) as AsyncIterable<Response>) {
-              if (served.settled) return;
-              if (!call.write(encode(method.output, message))) await writable(call, served.signal);
+            this.#handlers++;
+            try {
+              admit(call);
+              for await (const message of handler(parse(call.request), served) as AsyncIterable<Response>) {
+                if (served.settled) return;
+                if (!call.write(encode(method.output, message))) await writable(call, served.signal);
+              }
+            } finally {
+              this.#handled();
             }
           };
           answer().then(
@@ -213,8 +242,13 @@ export class GrpcServer {
             served.abort(error ?? new MeshError('cancelled', 'the call has ended'));
           });
           const run = async () => {
-            admit(call);
-            await handler(bidi as never, served);
+            this.#handlers++;
+            try {
+              admit(call);
+              await handler(bidi as never, served);
+            } finally {
+              this.#handled();
+            }
           };
           run().catch((error) => bidi.end(toMeshError(error)));
         };
@@ -223,10 +257,16 @@ export class GrpcServer {
     }
   }
 
-  /** Refuses callers who may not call a service. Health and reflection are for everybody with a certificate of the mesh. */
+  /**
+   * Refuses calls that were on their way when the server closed, and callers who may not call a service. Health and reflection are
+   * for everybody with a certificate of the mesh.
+   */
   #doorkeeper(service: DescService, calls: Set<ServedCall>): (call: AnyServerCall) => void {
-    if (!this.#tls || calls === this.#watching) return () => {};
-    return (call) => admitCaller(service, namesOf(call.getAuthContext().sslPeerCertificate));
+    const forAll = !this.#tls || calls === this.#watching;
+    return (call) => {
+      if (this.#closed) throw shuttingDown();
+      if (!forAll) admitCaller(service, namesOf(call.getAuthContext().sslPeerCertificate));
+    };
   }
 
   /** Follows the calls of a method: for the shutdown, the metrics and the log. */
@@ -253,6 +293,10 @@ export class GrpcServer {
   }
 }
 
+function shuttingDown(): MeshError {
+  return new MeshError('unavailable', 'the server is shutting down');
+}
+
 function parsed(method: DescMethod, bytes: Buffer): Request {
   try {
     return decode(method.input, bytes);
@@ -273,13 +317,4 @@ function writable(call: ServerWritableStream<Buffer, Buffer>, signal: AbortSigna
     signal.addEventListener('abort', done, { once: true });
     if (signal.aborted) done();
   });
-}
-
-async function atMost(ms: number, work: Promise<void>): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<void>((resolve) => {
-    timer = setTimeout(resolve, ms);
-  });
-  await Promise.race([work, late]);
-  clearTimeout(timer);
 }

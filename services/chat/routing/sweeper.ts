@@ -16,6 +16,9 @@ const PAGE = 256;
 export class Sweeper {
   readonly #deps: { owner: Owner; inbox: InboxStore; statuses: StatusStore; now: () => number; logger: Logger };
   #timer: NodeJS.Timeout | undefined;
+  /** The last sweep that was begun. */
+  #sweeping: Promise<void> = Promise.resolve();
+  #stopped = false;
 
   constructor(deps: { owner: Owner; inbox: InboxStore; statuses: StatusStore; now: () => number; logger: Logger }) {
     this.#deps = deps;
@@ -29,22 +32,34 @@ export class Sweeper {
     }, SWEEP_EVERY_MS).unref();
   }
 
-  stop(): void {
+  /** Begins nothing more; resolves when what a sweep has begun is done. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
     clearInterval(this.#timer);
+    await this.#sweeping.catch(() => {});
   }
 
-  /** Expires everything that is too old now. */
-  async sweep(): Promise<void> {
+  /** Expires everything that is too old now, after any sweep that is under way. */
+  sweep(): Promise<void> {
+    this.#sweeping = this.#sweeping.catch(() => {}).then(() => this.#sweep());
+    return this.#sweeping;
+  }
+
+  async #sweep(): Promise<void> {
     const { inbox, statuses, now } = this.#deps;
     const beforeMs = now() - RETENTION_MS;
-    for (const { userId, deviceId } of await inbox.aged(beforeMs)) await this.#sweepInbox(userId, deviceId, beforeMs);
+    for (const { userId, deviceId } of await inbox.aged(beforeMs)) {
+      if (this.#stopped) return;
+      await this.#sweepInbox(userId, deviceId, beforeMs);
+    }
+    if (this.#stopped) return;
     await inbox.forgetWeeks(beforeMs);
-    while (await statuses.expire(now() - STATUS_RETENTION_MS));
+    while (!this.#stopped && (await statuses.expire(now() - STATUS_RETENTION_MS)));
   }
 
   async #sweepInbox(userId: string, deviceId: string, beforeMs: number): Promise<void> {
     const { owner, inbox, statuses } = this.#deps;
-    for (;;) {
+    while (!this.#stopped) {
       const rows = await inbox.page(userId, deviceId, undefined, PAGE);
       const expired: string[] = [];
       for (const { position, payload } of rows) {

@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { connect } from 'node:http2';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fromBinary } from '@bufbuild/protobuf';
 import { BinaryReader } from '@bufbuild/protobuf/wire';
 import { FileDescriptorProtoSchema } from '@bufbuild/protobuf/wkt';
@@ -227,6 +228,45 @@ describe('a drain', () => {
     await w.server.close();
     await draining;
     await expect(report).rejects.toMatchObject({ kind: 'unavailable' });
+  });
+});
+
+describe('a close', () => {
+  test('waits for the handlers of the calls that it ends', async () => {
+    const entered = gate();
+    const order: string[] = [];
+    w = await world({
+      handlersMs: 600_000,
+      report: async (_request, { signal }) => {
+        entered.open();
+        await once(signal, 'abort');
+        order.push('ended');
+        // Longer than connections get to take leave.
+        await sleep(400);
+        order.push('handled');
+        return {};
+      },
+    });
+    const report = w.sessions.report(REPORT).catch(({ kind }) => order.push(kind));
+    await entered.promise;
+    await w.server.close();
+    order.push('closed');
+    await report;
+    expect(order).toEqual(['ended', 'unavailable', 'handled', 'closed']);
+  });
+
+  test('waits no longer than it may for a handler that does not end', async () => {
+    const entered = gate();
+    w = await world({
+      handlersMs: 50,
+      report: () => {
+        entered.open();
+        return new Promise(() => {});
+      },
+    });
+    w.sessions.report(REPORT).catch(() => {});
+    await entered.promise;
+    await w.server.close();
   });
 });
 

@@ -28,15 +28,20 @@ const unimplemented = () => {
 
 /** A real server on a free port with the handlers that a test brings, and clients of it. */
 export async function world(
-  handlers: Partial<Sessions> & Partial<Pick<Chat, 'receive'>> & { route?: Route; defaultDeadlineMs?: number } = {},
+  handlers: Partial<Sessions> & Partial<Pick<Chat, 'receive'>> & {
+    route?: Route;
+    defaultDeadlineMs?: number;
+    handlersMs?: number;
+  } = {},
 ): Promise<World> {
   const { logger, lines } = memoryLogger();
   const metrics = new Metrics({ processMetrics: false });
-  const { defaultDeadlineMs } = handlers;
+  const { defaultDeadlineMs, handlersMs = 100 } = handlers;
   const server = new GrpcServer({
     name: 'test',
     logger,
     metrics,
+    handlersMs,
     ...(defaultDeadlineMs !== undefined && { defaultDeadlineMs }),
   })
     .add(SessionService, {
