@@ -3,6 +3,7 @@ import {
   AdminServer,
   ConfigError,
   createLogger,
+  DirectoryLocks,
   giveBackMemoryWhenIdle,
   type Logger,
   MeshTls,
@@ -31,10 +32,11 @@ async function main(): Promise<void> {
   const logger = createLogger({ name: 'chatmesh', level: config.logLevel });
   const tls = config.tls && MeshTls.open(config.tls, { logger });
   const traces = config.traces && new (await import('@chatmesh/mesh/otlp')).OtlpTraces(config.traces, { logger });
-  const deps = { logger, metrics: new Metrics(), tls, traces };
+  const deps = { logger, metrics: new Metrics(), locks: new DirectoryLocks(), tls, traces };
   const admin = new AdminServer({ logger, metrics: deps.metrics, variable: 'ADMIN_PORT', pid: process.pid });
   const starts = (name: (typeof NAMES)[number]) => wanted.length === 0 || wanted.includes(name);
-  // The user database opens in a thread of its own: it is asked to first, and meanwhile the other services are loaded.
+  // The user database opens in a thread of its own: it is asked to first, and meanwhile the other services are loaded. The order
+  // is the same in every process, so that of two at once none takes what the other waits for.
   const user = starts('user') ? await import('@chatmesh/user') : undefined;
   const creations = [
     user?.UserService.create(config.user, deps),

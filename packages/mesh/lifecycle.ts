@@ -1,6 +1,7 @@
 import type { EventEmitter } from 'node:events';
 import { toMeshError } from './errors.js';
 import type { MeshTls } from './grpc/tls.js';
+import type { DirectoryLocks } from './lock.js';
 import type { Logger, Metrics } from './observe.js';
 import type { Traces } from './traces.js';
 
@@ -18,6 +19,8 @@ export interface Service {
 export interface ServiceDeps {
   readonly logger: Logger;
   readonly metrics: Metrics;
+  /** Takes the directories of embedded stores, where other services of the process take some, too. */
+  readonly locks?: DirectoryLocks;
   /** Where the mesh has certificates. */
   readonly tls?: MeshTls | undefined;
   /** Where some messages are followed. */

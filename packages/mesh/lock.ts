@@ -72,6 +72,21 @@ export async function acquireLock(directory: string): Promise<DirectoryLock> {
   }
 }
 
+/**
+ * The locks of one process, taken one after another in the order of the calls. After a refusal it takes no more: of two processes
+ * at once that want the same directories, one would otherwise have the first and the other the second, and neither would run.
+ */
+export class DirectoryLocks {
+  #last: Promise<unknown> = Promise.resolve();
+
+  /** See {@link acquireLock}. @throws MeshError also where an earlier one was refused: what that said. */
+  take(directory: string): Promise<DirectoryLock> {
+    const taken = this.#last.then(() => acquireLock(directory));
+    this.#last = taken;
+    return taken;
+  }
+}
+
 /** The name of the socket that somebody listens on; those of holders that have ended are removed. */
 async function holderOf(lock: string, address: string): Promise<string | undefined> {
   for (const name of namesIn(lock)) {

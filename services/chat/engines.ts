@@ -2,11 +2,12 @@ import { randomBytes } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
-  acquireLock,
+  DirectoryLocks,
   type Logger,
   MeshError,
   type Metrics,
   type RedisConfig,
+  type ServiceDeps,
   toMeshError,
   untilAvailable,
   withDriver,
@@ -59,7 +60,7 @@ const KEY_BYTES = 32;
  */
 export async function openEmbedded(
   config: ChatConfig,
-  metrics: Metrics,
+  { metrics, locks = new DirectoryLocks() }: ServiceDeps,
   overrides: Partial<Stores>,
   closing: Closing,
 ): Promise<LmdbEnvironment | undefined> {
@@ -67,7 +68,7 @@ export async function openEmbedded(
   const storesElsewhere = (overrides.inbox && overrides.statuses) || config.scylla;
   if (logElsewhere && storesElsewhere && config.fingerprintKey) return undefined;
   const directory = directoryOf(config);
-  const lock = await acquireLock(directory);
+  const lock = await locks.take(directory);
   closing.push(() => lock.release());
   if (!config.fingerprintKey) makeKey(directory);
   const environment = LmdbEnvironment.open(directory, metrics);

@@ -84,13 +84,7 @@ export class ChatService implements Service {
   ): Promise<ChatService> {
     const closing: (() => Promise<unknown> | unknown)[] = [];
     try {
-      return new ChatService(
-        config,
-        deps,
-        overrides,
-        await openEmbedded(config, deps.metrics, overrides, closing),
-        closing,
-      );
+      return new ChatService(config, deps, overrides, await openEmbedded(config, deps, overrides, closing), closing);
     } catch (error) {
       for (const release of closing.reverse()) await release();
       throw error;

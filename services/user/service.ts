@@ -9,9 +9,9 @@ import { KeyService } from '@chatmesh/gen/user/v1/key';
 import { SettingsService } from '@chatmesh/gen/user/v1/settings';
 import { UserService as ProfileService } from '@chatmesh/gen/user/v1/user';
 import {
-  acquireLock,
   CONNECTION_AGE_MS,
   type DirectoryLock,
+  DirectoryLocks,
   GrpcServer,
   type Logger,
   MeshError,
@@ -160,10 +160,10 @@ export class UserService implements Service {
 
 async function openEmbedded(
   { dataDir }: UserConfig,
-  { logger, metrics }: ServiceDeps,
+  { logger, metrics, locks = new DirectoryLocks() }: ServiceDeps,
 ): Promise<{ store: UserStore; lock: DirectoryLock }> {
   const directory = join(dataDir, 'user');
-  const lock = await acquireLock(directory);
+  const lock = await locks.take(directory);
   try {
     const engine = await PgliteEngine.open(join(directory, 'database'), logger, metrics);
     return { store: await SqlUserStore.open(engine), lock };

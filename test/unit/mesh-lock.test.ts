@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { pathToFileURL } from 'node:url';
-import { acquireLock } from '@chatmesh/mesh';
+import { acquireLock, DirectoryLocks } from '@chatmesh/mesh';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 
 const mesh = createRequire(import.meta.url).resolve('@chatmesh/mesh');
@@ -143,6 +143,17 @@ describe('the lock of a directory', () => {
     expect(readdirSync(directory)).toEqual(['lock']);
     await lock.release();
     expect(readdirSync(directory)).toEqual([]);
+  });
+
+  test('a process that was refused one directory takes no other', async () => {
+    const [one, other] = [new DirectoryLocks(), new DirectoryLocks()];
+    const [first, second] = [join(directory, 'first'), join(directory, 'second')];
+    const taken = [await one.take(first)];
+    const refused = await Promise.allSettled([other.take(first), other.take(second)]);
+    for (const result of refused)
+      expect(result).toMatchObject({ status: 'rejected', reason: { message: expect.stringContaining(first) } });
+    taken.push(await one.take(second));
+    for (const lock of taken) await lock.release();
   });
 
   test('a holder that is stopped goes on holding it', async () => {
