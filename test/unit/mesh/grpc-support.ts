@@ -28,11 +28,12 @@ const unimplemented = () => {
 
 /** A real server on a free port with the handlers that a test brings, and clients of it. */
 export async function world(
-  handlers: Partial<Sessions> & Partial<Pick<Chat, 'receive'>> & {
-    route?: Route;
-    defaultDeadlineMs?: number;
-    handlersMs?: number;
-  } = {},
+  handlers: Partial<Sessions> &
+    Partial<Pick<Chat, 'receive'>> & {
+      route?: Route;
+      defaultDeadlineMs?: number;
+      handlersMs?: number;
+    } = {},
 ): Promise<World> {
   const { logger, lines } = memoryLogger();
   const metrics = new Metrics({ processMetrics: false });

@@ -9,8 +9,10 @@ import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
 import { type Client, createClient, createLogger } from '@chatmesh/mesh';
 import { PgliteEngine, SqlUserStore } from '@chatmesh/user';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { repeats } from '../../long.js';
 import type { Told } from './user-process.js';
 
+const KILLS = repeats(2, 5);
 const logger = createLogger({ name: 'test', level: 'silent' });
 const program = fileURLToPath(new URL('./user-process.js', import.meta.url));
 
@@ -67,7 +69,7 @@ describe('users across crashes', () => {
   test('who was created stays, however often the service is killed right after its answer', async () => {
     const created: string[] = [];
     let keys = '';
-    for (let round = 0; round < 5; round++) {
+    for (let round = 0; round < KILLS; round++) {
       const running = await start();
       const { jwksJson } = await running.directory.getSigningKeys({});
       keys ||= jwksJson;
