@@ -7,6 +7,7 @@ export default {
   testMatch: ['**/*.test.js'],
   // These need more than Node: see jest.system.config.mjs and jest.engines.config.mjs.
   testPathIgnorePatterns: ['/test/dist/(system|engines|faults)/'],
+  testSequencer: '<rootDir>/test/sequencer.mjs',
   setupFiles: ['<rootDir>/test/setup.mjs'],
   transform: {},
   injectGlobals: false,

@@ -114,9 +114,11 @@ export class EdgeService implements Service {
   }
 
   async #dispose(): Promise<void> {
-    await this.#listeners.close();
-    await this.#presence.stop();
+    const closed = this.#listeners.close();
+    // The listeners do not know the WebSockets that came through them, and wait until these have ended, too.
     this.sessions.stop();
+    await closed;
+    await this.#presence.stop();
     this.#admission.close();
   }
 }

@@ -1,9 +1,10 @@
 import type { LogRecord, MessageLog } from '@chatmesh/chat';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { repeats } from '../long.js';
 import { type Engine, newSeed, numbers, type Opened, runUntilKilled, until } from './engine.js';
 import { eventFor, idOf, newKeys } from './message-log-witness.js';
 
-const ROUNDS = 10;
+const ROUNDS = repeats(3, 10);
 
 /** What survives `kill -9` of the process that has the log open. */
 export function messageLogDeathContract(name: string, engine: Engine<MessageLog>): void {

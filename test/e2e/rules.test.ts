@@ -14,7 +14,6 @@ describe('the rules of the wire contract', () => {
   let mesh: LocalMesh;
   let aheadMs = 0;
   let silentMs = 0;
-  const refusing = new Set<string>();
 
   beforeAll(async () => {
     mesh = await LocalMesh.start({
@@ -122,29 +121,6 @@ describe('the rules of the wire contract', () => {
     expect((await client.answer(id)).status).toBe('sent');
   });
 
-  test('6: a message that cannot be stored is tried a fixed number of times, then the sender gets failed', async () => {
-    const attempts: string[] = [];
-    const own = await LocalMesh.start({
-      chat: { owner: { handlingRetryMs: 1, handlingAttempts: 10 }, inbox: brokenFor(refusing, attempts) },
-    });
-    try {
-      const [ada, bob] = (await own.users(2)) as [TestUser, TestUser];
-      refusing.add(bob.userId);
-      const a = await WireClient.connect(own.url, ada);
-      const id = a.message(bob, 'nowhere to put it');
-      const { server_message_id } = await a.answer(id);
-      const failed = await a.frame((f) => f.status === 'failed', 'failed', 20_000);
-      expect(failed).toMatchObject({ server_message_id, client_message_id: id, code: 'undeliverable' });
-      expect(attempts.length).toBeGreaterThanOrEqual(10);
-      // After failed the same id gets the standing status, not a new attempt.
-      a.message(bob, 'nowhere to put it', id);
-      expect(await a.frame((f) => f.deduplicated, 'the repeat')).toMatchObject({ server_message_id });
-      await until(() => a.frames.filter((f) => f.status === 'failed').length >= 2, { what: 'the standing status' });
-    } finally {
-      await own[Symbol.asyncDispose]();
-    }
-  }, 400_000);
-
   test('4408 for a connection that stays silent for 60 s, pings before it, 1013 for one that does not read', async () => {
     const { ada, bob, a } = await pair();
     // One of 25 connections is pinged each second.
@@ -210,6 +186,42 @@ describe('the rules of the wire contract', () => {
     expect(await refusal(bob)).toEqual([503, 'unavailable']);
     expect(await a.closed(20_000)).toBe(1001);
     await drained;
+  });
+});
+
+describe('a mesh whose inboxes are broken for some', () => {
+  let mesh: LocalMesh;
+  const refusing = new Set<string>();
+  const attempts: string[] = [];
+
+  beforeAll(async () => {
+    mesh = await LocalMesh.start({
+      chat: { owner: { handlingRetryMs: 1, handlingAttempts: 10 }, inbox: brokenFor(refusing, attempts) },
+    });
+  }, 400_000);
+  afterAll(async () => {
+    await mesh?.[Symbol.asyncDispose]();
+  });
+
+  test('6: a message that cannot be stored is tried a fixed number of times, then the sender gets failed', async () => {
+    const [ada, bob] = (await mesh.users(2)) as [TestUser, TestUser];
+    refusing.add(bob.userId);
+    const a = await WireClient.connect(mesh.url, ada);
+    const id = a.message(bob, 'nowhere to put it');
+    const { server_message_id } = await a.answer(id);
+    const failed = await a.frame((f) => f.status === 'failed', 'failed', 20_000);
+    expect(failed).toMatchObject({ server_message_id, client_message_id: id, code: 'undeliverable' });
+    expect(attempts.length).toBeGreaterThanOrEqual(10);
+    // After failed the same id gets the standing status, not a new attempt.
+    a.message(bob, 'nowhere to put it', id);
+    expect(await a.frame((f) => f.deduplicated, 'the repeat')).toMatchObject({ server_message_id });
+    await until(() => a.frames.filter((f) => f.status === 'failed').length >= 2, { what: 'the standing status' });
+  });
+
+  test('whoever is still connected when an edge ends without a drain is closed with 1001', async () => {
+    const client = await WireClient.connect(mesh.url, (await mesh.users(1))[0] as TestUser);
+    await mesh.edge[Symbol.asyncDispose]();
+    expect(await client.closed()).toBe(1001);
   });
 });
 

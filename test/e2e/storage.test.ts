@@ -10,15 +10,16 @@ describe('what is stored of a message', () => {
   let mesh: TestMesh;
 
   beforeAll(async () => {
-    mesh = await TestMesh.start();
+    mesh = await TestMesh.start({ split: true });
   }, 400_000);
   afterAll(async () => {
     await mesh?.[Symbol.asyncDispose]();
   });
 
-  /** Stops the mesh in order and says which tables hold a text. */
+  /** Stops the router in order and says which tables hold a text. */
   async function tablesWith(text: string): Promise<string[]> {
-    for (const process of mesh.processes) expect(await process.end('SIGTERM')).toBe(0);
+    const router = mesh.process('chat');
+    expect(await router.end('SIGTERM')).toBe(0);
     const environment = LmdbEnvironment.open(join(mesh.dataDir, 'chat'));
     const holding = TABLES.filter((name) => {
       let found = false;
@@ -28,7 +29,7 @@ describe('what is stored of a message', () => {
       return found;
     });
     await environment[Symbol.asyncDispose]();
-    for (const process of mesh.processes) await process.start();
+    await router.start();
     return holding;
   }
 

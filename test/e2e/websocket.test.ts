@@ -411,41 +411,40 @@ describe('GET /connect', () => {
 });
 
 describe('limits and the end of a mesh', () => {
+  let mesh: TestMesh;
+
+  beforeAll(async () => {
+    mesh = await TestMesh.start({ env: { SEND_RATE: '1', SEND_BURST: '5' } });
+  }, 400_000);
+  afterAll(async () => {
+    await mesh?.[Symbol.asyncDispose]();
+  });
+
   test('more than the burst is resource_exhausted with retry_after_ms, and succeeds after it', async () => {
-    const mesh = await TestMesh.start({ env: { SEND_RATE: '20', SEND_BURST: '5' } });
-    try {
-      const [ada, bob] = (await mesh.users(2)) as [TestUser, TestUser];
-      const a = await WireClient.connect(mesh.url, ada);
-      const ids = Array.from({ length: 8 }, (_, i) => a.message(bob, `n${i}`));
-      for (const id of ids) await a.answer(id);
-      const refused = a.frames.filter((f) => f.error);
-      expect(refused.length).toBeGreaterThanOrEqual(2);
-      for (const frame of refused)
-        expect(frame.error).toMatchObject({ code: 'resource_exhausted', retry_after_ms: expect.any(Number) });
-      const wait = Math.max(...refused.map((f) => f.error.retry_after_ms));
-      await new Promise((resolve) => setTimeout(resolve, wait));
-      expect((await a.answer(a.message(bob, 'later'))).status).toBe('sent');
-    } finally {
-      await mesh[Symbol.asyncDispose]();
-    }
+    const [ada, bob] = (await mesh.users(2)) as [TestUser, TestUser];
+    const a = await WireClient.connect(mesh.url, ada);
+    const ids = Array.from({ length: 8 }, (_, i) => a.message(bob, `n${i}`));
+    for (const id of ids) await a.answer(id);
+    const refused = a.frames.filter((f) => f.error);
+    expect(refused.length).toBeGreaterThanOrEqual(2);
+    for (const frame of refused)
+      expect(frame.error).toMatchObject({ code: 'resource_exhausted', retry_after_ms: expect.any(Number) });
+    const wait = Math.max(...refused.map((f) => f.error.retry_after_ms));
+    await new Promise((resolve) => setTimeout(resolve, wait));
+    expect((await a.answer(a.message(bob, 'later'))).status).toBe('sent');
   });
 
   test('SIGTERM: going_away, then 1001, exit code 0; what was accepted is there after the restart', async () => {
-    const mesh = await TestMesh.start();
-    try {
-      const [ada, bob] = (await mesh.users(2)) as [TestUser, TestUser];
-      const a = await WireClient.connect(mesh.url, ada);
-      const { server_message_id } = await a.answer(a.message(bob, 'keep this'));
-      const ended = mesh.process('chat').end('SIGTERM');
-      const goingAway = await a.frame((f) => f.going_away, 'going_away');
-      expect(goingAway.going_away.reconnect_after_ms).toEqual(expect.any(Number));
-      expect(await a.closed()).toBe(1001);
-      expect(await ended).toBe(0);
-      await mesh.process('chat').start();
-      const b = await WireClient.connect(mesh.url, bob);
-      await b.frame((f) => f.server_message_id === server_message_id, 'the message');
-    } finally {
-      await mesh[Symbol.asyncDispose]();
-    }
+    const [ada, bob] = (await mesh.users(2)) as [TestUser, TestUser];
+    const a = await WireClient.connect(mesh.url, ada);
+    const { server_message_id } = await a.answer(a.message(bob, 'keep this'));
+    const ended = mesh.process('chat').end('SIGTERM');
+    const goingAway = await a.frame((f) => f.going_away, 'going_away');
+    expect(goingAway.going_away.reconnect_after_ms).toEqual(expect.any(Number));
+    expect(await a.closed()).toBe(1001);
+    expect(await ended).toBe(0);
+    await mesh.process('chat').start();
+    const b = await WireClient.connect(mesh.url, bob);
+    await b.frame((f) => f.server_message_id === server_message_id, 'the message');
   });
 });

@@ -2,6 +2,7 @@ import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { formatReport, History } from '@chatmesh/sdk/testing';
 import { afterEach, describe, expect, test } from '@jest/globals';
+import { repeats } from '../long.js';
 import { SERVICES, type ServiceName, TestMesh, until } from '../mesh.js';
 import { randomFrom } from '../random.js';
 import { OUTSTANDING, Speaker } from '../speaker.js';
@@ -9,6 +10,8 @@ import { OUTSTANDING, Speaker } from '../speaker.js';
 const USERS = 8;
 /** A confirmation takes effect within a second; only what comes later than that is a repeat. */
 const EFFECT_MS = 1100;
+const MESH_KILLS = repeats(2, 10);
+const SERVICE_KILLS = repeats(1, 3);
 const seed = Number(process.env.FAULT_SEED ?? Math.floor(Math.random() * 2 ** 31));
 
 describe(`processes killed at random moments under load (FAULT_SEED=${seed})`, () => {
@@ -65,13 +68,13 @@ describe(`processes killed at random moments under load (FAULT_SEED=${seed})`, (
     expect(report.counts).toMatchObject({ sends: sent, accepted: sent, delivered: sent, unanswered: 0, refused: 0 });
   }
 
-  test('the whole mesh, ten times: nothing accepted is lost, repeated, doubled or reordered', async () => {
+  test('the whole mesh: nothing accepted is lost, repeated, doubled or reordered', async () => {
     mesh = await TestMesh.start();
-    await rounds(mesh, Array<ServiceName>(10).fill('chat'));
+    await rounds(mesh, Array<ServiceName>(MESH_KILLS).fill('chat'));
   }, 400_000);
 
-  test('each service alone, three times: nothing accepted is lost, repeated, doubled or reordered', async () => {
+  test('each service alone: nothing accepted is lost, repeated, doubled or reordered', async () => {
     mesh = await TestMesh.start({ split: true });
-    await rounds(mesh, [...SERVICES, ...SERVICES, ...SERVICES]);
+    await rounds(mesh, Array.from({ length: SERVICE_KILLS }, () => SERVICES).flat());
   }, 400_000);
 });

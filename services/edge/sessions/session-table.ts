@@ -256,7 +256,10 @@ export class SessionTable implements RouterListener {
     await this.#settled(until);
   }
 
+  /** Ends at once what a drain has left. */
   stop(): void {
+    this.#draining = true;
+    for (const session of [...this.#sessions.values()]) this.close(session, CLOSE.goingAway, 'stopping');
     clearInterval(this.#timer);
     this.routers.stop();
   }

@@ -66,8 +66,10 @@ export class PgliteEngine implements SqlEngine {
     return ask(this.db);
   }
 
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.db.destroy();
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.db.destroy();
+    // Kysely does not close what it has never asked anything.
+    await this.#close();
   }
 
   async #query(sql: string, parameters: readonly unknown[]): Promise<Answer> {

@@ -1,16 +1,18 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
 import { type Client, createClient, createLogger } from '@chatmesh/mesh';
 import { PgliteEngine, SqlUserStore } from '@chatmesh/user';
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
+import { repeats } from '../../long.js';
 import type { Told } from './user-process.js';
 
+const KILLS = repeats(2, 5);
 const logger = createLogger({ name: 'test', level: 'silent' });
 const program = fileURLToPath(new URL('./user-process.js', import.meta.url));
 
@@ -67,7 +69,7 @@ describe('users across crashes', () => {
   test('who was created stays, however often the service is killed right after its answer', async () => {
     const created: string[] = [];
     let keys = '';
-    for (let round = 0; round < 5; round++) {
+    for (let round = 0; round < KILLS; round++) {
       const running = await start();
       const { jwksJson } = await running.directory.getSigningKeys({});
       keys ||= jwksJson;
@@ -96,13 +98,24 @@ describe('users across crashes', () => {
   });
 });
 
-describe('a damaged database', () => {
+describe('a database', () => {
   const open = () => PgliteEngine.open(join(dataDir, 'database'), logger);
   const refused = { kind: 'failed_precondition', message: expect.stringContaining(`${join('database')}`) };
 
-  beforeEach(async () => {
-    const store = await SqlUserStore.open(await open());
+  let sound: string;
+
+  beforeAll(async () => {
+    sound = mkdtempSync(join(tmpdir(), 'chatmesh-user-'));
+    const store = await SqlUserStore.open(await PgliteEngine.open(join(sound, 'database'), logger));
     await store[Symbol.asyncDispose]();
+  });
+  beforeEach(() => cpSync(sound, dataDir, { recursive: true }));
+  afterAll(() => rmSync(sound, { recursive: true, force: true }));
+
+  test('ends its thread when it is closed, also before anybody has asked it anything', async () => {
+    const engine = await open();
+    await engine[Symbol.asyncDispose]();
+    expect(engine.ready).toBe(false);
   });
 
   test('without PG_VERSION is refused by its name, and left as it is', async () => {
