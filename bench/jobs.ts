@@ -17,6 +17,8 @@ interface JobBase {
   idsPerReceipt: number;
   /** False where the server drops receipts. */
   receipts: boolean;
+  /** Texts of 4 KB instead of some hundred bytes. */
+  longTexts?: boolean;
 }
 
 /** One sender and the user it writes to. */

@@ -11,6 +11,7 @@ import { fanOut } from './scenarios/fan-out.js';
 import { flatness } from './scenarios/flatness.js';
 import { idle } from './scenarios/idle.js';
 import { latency } from './scenarios/latency.js';
+import { longTexts } from './scenarios/long-texts.js';
 import { routers } from './scenarios/routers.js';
 import { soak } from './scenarios/soak.js';
 import { start } from './scenarios/start.js';
@@ -27,6 +28,7 @@ const EMBEDDED: Record<string, Scenario> = {
   latency,
   idle,
   drain,
+  'long-texts': longTexts,
   'fan-out': fanOut,
   flatness,
   soak,

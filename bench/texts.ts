@@ -13,6 +13,11 @@ export function texts(count: number): string[] {
   return Array.from({ length: count }, (_, index) => real[index % real.length] ?? PLAIN);
 }
 
+/** So many texts as long as one may be: 1,000 code points, of four bytes of UTF-8 each. */
+export function longTexts(count: number): string[] {
+  return Array.from({ length: count }, () => '\u{20000}'.repeat(1_000));
+}
+
 function realTexts(): string[] {
   if (!existsSync(CONVERSATIONS)) return [];
   const lines = readdirSync(CONVERSATIONS)

@@ -4,9 +4,6 @@ import { frameBytes, maskByte, writeTextFrame } from './websocket.js';
 
 /** How many send times a flow remembers: more than are ever on their way in an open loop that keeps up. */
 const REMEMBERED_SENDS = 1024;
-/** Length of a message's text in code points, the marker included. */
-const TEXT_LENGTH = 100;
-
 const DIGITS = Array.from('0123456789abcdef', (digit) => maskByte(digit.charCodeAt(0)));
 
 /** Which message: found in every frame that concerns it. */
@@ -44,8 +41,11 @@ export class Flow {
   readonly #numberOffsets: number[];
   #writtenAt: Float64Array | undefined;
 
-  /** @param run eight hex digits that no other run of the generator uses. */
-  constructor(index: number, run: string, route: Route, text: string) {
+  /**
+   * @param run eight hex digits that no other run of the generator uses.
+   * @param textLength of a message in code points, the marker included.
+   */
+  constructor(index: number, run: string, route: Route, text: string, textLength: number) {
     this.sender = route.sender;
     this.recipientId = (route.recipient[0] as Account).userId;
     this.received = route.recipient.map(() => new Sequence());
@@ -53,7 +53,7 @@ export class Flow {
     const mark = `${index.toString(16).padStart(4, '0')}00000000`;
     const marker = `${run.slice(0, 4)}${mark} `;
     const tail = Array.from(text)
-      .slice(0, TEXT_LENGTH - marker.length)
+      .slice(0, textLength - marker.length)
       .join('');
     this.#text = latin1(` ${tail}`);
     const payload = latin1(

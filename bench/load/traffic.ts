@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Broken, Route } from '../jobs.js';
-import { texts } from '../texts.js';
+import { longTexts, texts } from '../texts.js';
 import { Device, type Run, type ServerFrame } from './device.js';
 import { Flow, markOfId, markOfText } from './flow.js';
 import { Meter } from './meter.js';
@@ -10,6 +10,9 @@ import { Meter } from './meter.js';
 const CONNECTING = 32;
 /** How long traffic may stand still before what is missing counts as lost, milliseconds. */
 const STANDSTILL_MS = 15_000;
+/** Length of a message's text in code points. */
+const TEXT_LENGTH = 100;
+const LONG_TEXT_LENGTH = 1_000;
 /** An open loop with more than this on its way is not keeping up. */
 const MAX_OUTSTANDING = 50_000;
 
@@ -18,6 +21,7 @@ export interface TrafficOptions {
   idsPerReceipt: number;
   /** False while the recipients are offline: then `sent` alone makes room for the next send. */
   online: boolean;
+  longTexts?: boolean;
 }
 
 /** Devices that write to each other over flows, with every promise checked on the way. */
@@ -45,8 +49,9 @@ export class Traffic implements Run {
       this.#fail = reject;
     });
     this.failed.catch(() => {});
-    const text = texts(routes.length);
-    this.#flows = routes.map((route, index) => new Flow(index, this.#run, route, text[index] as string));
+    const text = options.longTexts ? longTexts(routes.length) : texts(routes.length);
+    const length = options.longTexts ? LONG_TEXT_LENGTH : TEXT_LENGTH;
+    this.#flows = routes.map((route, index) => new Flow(index, this.#run, route, text[index] as string, length));
     for (const { sender } of routes) this.#senders.set(sender.token, new Device(sender, 0, this));
     for (const { recipient } of routes) {
       for (const [slot, account] of recipient.entries()) {

@@ -23,7 +23,7 @@ export function steadyTraffic(
   bench: Bench,
   server: Server,
   routes: Route[],
-  changes: Partial<Pick<TrafficJob, 'pace' | 'idsPerReceipt'>> = {},
+  changes: Partial<Pick<TrafficJob, 'pace' | 'idsPerReceipt' | 'longTexts'>> = {},
 ): Promise<TrafficResult> {
   return runJob(server, {
     kind: 'traffic',

@@ -21,6 +21,13 @@ export function exposeEdge(metrics: Metrics, { sessions, websocket, listeners }:
   });
   sessions.onAnswered = (seconds) => answered.observe(seconds);
   metrics.gauge({ name: 'chatmesh_sessions', help: 'Open sessions on this edge.' }, () => sessions.size);
+  metrics.gauge(
+    {
+      name: 'chatmesh_sessions_paused',
+      help: 'Sessions that are not read: their clients do not take what they are owed, or too much of theirs waits.',
+    },
+    () => sessions.paused,
+  );
   metrics.gauge({ name: 'chatmesh_connections', help: 'Open connections to the ports of this edge.' }, () =>
     listeners.connections(),
   );

@@ -130,6 +130,7 @@ async function* serve(
     for await (const frame of sink.frames(context.signal)) {
       // Taking a frame is the sign of life of a stream that only receives.
       session.lastHeardAtMs = deps.now();
+      deps.sessions.taken(session);
       yield frame;
     }
   } catch (error) {

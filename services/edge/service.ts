@@ -14,6 +14,8 @@ export interface EdgeOverrides {
   readonly now: () => number;
   /** How often the sets of keys of token issuers are fetched. */
   readonly keyRefreshMs: number;
+  /** How often the sessions' wheel turns: pings, silence, expired tokens. */
+  readonly turnMs: number;
 }
 
 /** Where clients connect: holds sockets and no truth. */
@@ -62,6 +64,7 @@ export class EdgeService implements Service {
       tls,
       traces,
       now,
+      turnMs: overrides.turnMs,
       checkToken: (token) => this.#admission.admit(token),
       observer: this.#presence,
     });

@@ -9,8 +9,10 @@ import { type ClientAction, checkContent, encodePayload } from '../domain/frames
 import type { PushedEvent } from '../domain/pushed-event.js';
 import type { ClientSink } from '../sessions/session.js';
 
-/** A window of events and the answers to what the client may have unanswered fit in several times over. */
-const MAX_QUEUED_FRAMES = 4_096;
+/** What a frame takes beside its texts, roughly. */
+const FRAME_BYTES = 256;
+/** More than a client may be owed before it is closed: the bytes are what counts. */
+const MAX_QUEUED_FRAMES = 128 * 1024;
 
 type FrameInit = MessageInitShape<typeof ServerFrameSchema>['frame'];
 
@@ -98,7 +100,6 @@ export class StreamSink implements ClientSink {
   #offer(frame: FrameInit): void {
     const message = create(ServerFrameSchema, { frame } as MessageInitShape<typeof ServerFrameSchema>);
     if (this.#box.offer(message)) this.#bytes += weight(message);
-    else this.#box.close(new MeshError('resource_exhausted', 'the client does not read'));
   }
 }
 
@@ -167,8 +168,9 @@ function messageFrame(message: MessageEvent, deviceId: string): Extract<FrameIni
 }
 
 /** Roughly what a frame holds in memory. */
-function weight(frame: ServerFrame): number {
-  if (frame.frame.case !== 'message') return 256;
-  const { payload } = frame.frame.value;
-  return 512 + (payload.case === 'content' ? payload.value.length * 2 : (payload.value?.body.length ?? 0));
+function weight({ frame }: ServerFrame): number {
+  if (frame.case === 'error') return FRAME_BYTES + frame.value.message.length;
+  if (frame.case !== 'message') return FRAME_BYTES;
+  const { payload } = frame.value;
+  return 2 * FRAME_BYTES + (payload.case === 'content' ? payload.value.length * 2 : (payload.value?.body.length ?? 0));
 }

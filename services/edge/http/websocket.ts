@@ -98,7 +98,10 @@ export class WebSocketEndpoint {
     const sink = new WebSocketSink(client, socket, identity.deviceId, heartbeats);
     const session = this.#sessions.open(identity, sink);
     // One listener function for all connections; what differs is found through the socket.
-    (client as ClientSocket)[CONNECTION] = { session, sessions: this.#sessions, now: this.#now };
+    const connection = { session, sink, sessions: this.#sessions, now: this.#now };
+    (client as ClientSocket)[CONNECTION] = connection;
+    (socket as RawSocket)[CONNECTION] = connection;
+    socket.on('drain', onDrain);
     client.on('message', onMessage);
     client.on('pong', onPong);
     client.on('close', onClose);
@@ -109,8 +112,19 @@ export class WebSocketEndpoint {
 
 const CONNECTION = Symbol('connection');
 
+interface Connection {
+  readonly session: Session;
+  readonly sink: WebSocketSink;
+  readonly sessions: SessionTable;
+  readonly now: () => number;
+}
+
 interface ClientSocket extends WebSocket {
-  [CONNECTION]: { session: Session; sessions: SessionTable; now: () => number };
+  [CONNECTION]: Connection;
+}
+
+interface RawSocket extends Duplex {
+  [CONNECTION]: Connection;
 }
 
 function onMessage(this: WebSocket, data: RawData, isBinary: boolean): void {
@@ -142,6 +156,11 @@ function onPong(this: WebSocket): void {
   session.lastHeardAtMs = now();
 }
 
+/** The kernel has taken all that was written. */
+function onDrain(this: Duplex): void {
+  (this as RawSocket)[CONNECTION].sink.flush();
+}
+
 function onClose(this: WebSocket): void {
   const { session, sessions } = (this as ClientSocket)[CONNECTION];
   sessions.ended(session);
@@ -150,13 +169,16 @@ function onClose(this: WebSocket): void {
 /** ws reports protocol errors (a frame too big, bad UTF-8) and then closes with the right code. */
 function ignore(): void {}
 
-/** Writes JSON frames; those of one turn of the event loop go to the kernel together. */
+/**
+ * Writes JSON frames; those of one turn of the event loop go to the kernel together. While it takes nothing they are
+ * gathered on, for a thousand small writes that wait would take many times the memory of their bytes.
+ */
 class WebSocketSink implements ClientSink {
   readonly #client: WebSocket;
   readonly #socket: Duplex;
   readonly #deviceId: string;
   readonly #heartbeats: boolean;
-  /** Of this turn; undefined when there are none. */
+  /** Not written yet; undefined when there are none. */
   #turn: TextFrames | undefined;
 
   constructor(client: WebSocket, socket: Duplex, deviceId: string, heartbeats: boolean) {
@@ -197,7 +219,7 @@ class WebSocketSink implements ClientSink {
   }
 
   close(code: number, reason: string): void {
-    this.#flush();
+    this.#write();
     this.pause(false);
     this.#client.close(code, reason);
     // A client that does not answer the close must not keep its socket.
@@ -212,13 +234,22 @@ class WebSocketSink implements ClientSink {
   #frames(): TextFrames {
     if (!this.#turn) {
       this.#turn = new TextFrames();
-      setImmediate(() => this.#flush());
+      setImmediate(() => this.flush());
     }
     return this.#turn;
   }
 
-  /** Beside the library, which would write each frame in two pieces; it writes nothing else but pings and the close. */
-  #flush(): void {
+  /** Writes what there is, unless the kernel has not taken yet what was written before: then at 'drain'. */
+  flush(): void {
+    if (this.#socket.writableNeedDrain) return;
+    this.#write();
+    if (this.#socket.writableNeedDrain) return;
+    const { session, sessions } = (this.#socket as RawSocket)[CONNECTION];
+    sessions.taken(session);
+  }
+
+  /** Beside the library, which would write each frame in two pieces; it writes nothing else but pings, pongs and the close. */
+  #write(): void {
     const frames = this.#turn;
     this.#turn = undefined;
     if (frames && this.#client.readyState === this.#client.OPEN) this.#socket.write(frames.finish());

@@ -3,11 +3,14 @@ import { MessageStatus, type ReceiptUpdate, ReceiptUpdateSchema } from '@chatmes
 import type { Push, RouteResponse, Submit, SubmitResult } from '@chatmesh/gen/chat/v1/router';
 import { SubmitWire } from '@chatmesh/gen/wire/chat/v1/router';
 import { type Logger, MeshError, type MeshTls, RecentIdMap, type Traces } from '@chatmesh/mesh';
+import { isBadFrame, MAX_BAD_FRAMES } from '../domain/bad-frames.js';
 import { CLOSE } from '../domain/close-codes.js';
-import type { ClientAction } from '../domain/frames.js';
+import { type ClientAction, MAX_IDS } from '../domain/frames.js';
 import { PushedEvent, RECEIPT } from '../domain/pushed-event.js';
+import { SessionWheel, TURN_MS } from '../domain/session-wheel.js';
 import { RouterPool } from '../routing/router-pool.js';
 import type { RouterListener, RouterStream, SubmitAnswer, UntakenConfirmation } from '../routing/router-stream.js';
+import { Inflow } from './inflow.js';
 import { type ClientSink, type Identity, Session } from './session.js';
 
 /** Told of every session that begins or ends. */
@@ -26,32 +29,16 @@ export interface SessionTableDeps {
   readonly tls?: MeshTls | undefined;
   readonly traces?: Traces | undefined;
   readonly now: () => number;
+  readonly turnMs?: number | undefined;
   readonly checkToken: TokenCheck;
   readonly observer: SessionObserver;
 }
 
-const TICK_MS = 1_000;
-const PING_EVERY_TICKS = 25;
-const SILENT_MS = 60_000;
 /** A session that no router has attached is announced again after this long. */
 const REOPEN_MS = 5_000;
-const MAX_UNANSWERED = 256;
-/**
- * Messages that this edge has handed to routers and that have no answer yet. With more, a sender is not read while it has
- * more than its share: what waits in the kernel's buffers costs nothing. The others are read, for behind a message stand
- * confirmations, which are what makes room.
- */
-const MAX_IN_FLIGHT = 2_048;
-/** The share; so many messages a sender is expected to bring when it is read again. */
-const BURST = 32;
-const MAX_KEPT = 1_024;
 /** Some 200 bytes each. */
 const MAX_LATE = 100_000;
 const MAX_ACKED = 131_072;
-const MAX_REFUSED = 10;
-/** Above this the client is not read until it has taken what it was sent; far above it, it is closed. */
-const HIGH_WATER_BYTES = 1024 * 1024;
-const MAX_BUFFERED_BYTES = 16 * 1024 * 1024;
 
 /** What a device confirmed through a session that has ended. */
 interface LateConfirmation {
@@ -64,15 +51,18 @@ interface LateConfirmation {
 /** All sessions of this edge, and the streams to the routers behind them. */
 export class SessionTable implements RouterListener {
   readonly #deps: SessionTableDeps;
-  readonly #sessions = new Map<number, Session>();
+  readonly #sessions = new SessionWheel<Session>({
+    expired: (session) => this.close(session, CLOSE.tokenExpired, 'the token has expired'),
+    silent: (session) => this.close(session, CLOSE.silent, 'no heartbeat'),
+  });
+  /** Sessions that were announced, or could not be, and that no router has attached yet: in that order. */
+  readonly #unattached = new Set<Session>();
+  readonly #inflow = new Inflow((session) => this.close(session, CLOSE.overloaded, 'the client does not read'));
   /** The sessions of a user; most have one. */
   readonly #byUser = new Map<string, Session | Session[]>();
   /** The routers behind the sessions. */
   readonly routers: RouterPool;
   #nextNumber = 1;
-  #inFlight = 0;
-  /** Sessions that are not read because too much is in flight, in the order in which they are read again. */
-  #held: Session[] = [];
   /**
    * The session that acked a receipt last. A router that dies after it has published a receipt, and before that is on record,
    * leaves the next one to publish it again, for whoever owns the sender by then: only here it is known to have arrived.
@@ -86,7 +76,6 @@ export class SessionTable implements RouterListener {
   readonly closed = new Map<number, number>();
   /** Called with each answer to a message: the seconds since it came. */
   onAnswered: (seconds: number) => void = () => {};
-  #tick = 0;
   #timer: NodeJS.Timeout | undefined;
   #draining = false;
   /** Confirmations of ended sessions that no router has taken yet, and those of them that are being passed on. */
@@ -109,7 +98,12 @@ export class SessionTable implements RouterListener {
 
   /** Messages handed to routers that have no answer yet. */
   get inFlight(): number {
-    return this.#inFlight;
+    return this.#inflow.inFlight;
+  }
+
+  /** Sessions that are not read. */
+  get paused(): number {
+    return this.#inflow.paused;
   }
 
   get draining(): boolean {
@@ -122,13 +116,13 @@ export class SessionTable implements RouterListener {
   }
 
   /** Every open session, for presence. */
-  all(): IterableIterator<Session> {
-    return this.#sessions.values();
+  all(): Iterable<Session> {
+    return this.#sessions;
   }
 
   start(): void {
     this.routers.start();
-    this.#timer = setInterval(() => this.#onTick(), TICK_MS).unref();
+    this.#timer = setInterval(() => this.#onTurn(), this.#deps.turnMs ?? TURN_MS).unref();
   }
 
   /** How many sessions a user has here. */
@@ -144,13 +138,14 @@ export class SessionTable implements RouterListener {
 
   /** Begins a session; an older one of the same device is closed with 4409. */
   open(identity: Identity, sink: ClientSink): Session {
-    const session = new Session(this.#nextNumber++, identity, sink, this.#deps.now());
+    const nowMs = this.#deps.now();
+    const session = new Session(this.#nextNumber++, identity, sink, nowMs);
     for (const other of this.of(identity.userId)) {
       if (other.deviceId === identity.deviceId)
         this.close(other, CLOSE.replaced, 'replaced by a newer connection of the same device');
     }
     this.counts.opened++;
-    this.#sessions.set(session.number, session);
+    this.#sessions.add(session, nowMs);
     const others = this.of(identity.userId);
     this.#byUser.set(identity.userId, others.length === 0 ? session : [...others, session]);
     this.#announce(session, false);
@@ -168,7 +163,7 @@ export class SessionTable implements RouterListener {
 
   /** Ends the sessions whose tokens were signed by a key that is withdrawn. */
   closeWithdrawn(): void {
-    for (const session of [...this.#sessions.values()])
+    for (const session of [...this.#sessions])
       if (session.signedBy?.withdrawn) this.close(session, CLOSE.tokenExpired, 'the key of the token was withdrawn');
   }
 
@@ -176,7 +171,9 @@ export class SessionTable implements RouterListener {
   ended(session: Session): void {
     if (session.closed) return;
     session.closed = true;
-    this.#sessions.delete(session.number);
+    this.#sessions.delete(session);
+    this.#unattached.delete(session);
+    this.#inflow.ended(session);
     const rest = this.of(session.userId).filter((other) => other !== session);
     if (rest.length === 0) this.#byUser.delete(session.userId);
     else this.#byUser.set(session.userId, rest.length === 1 ? (rest[0] as Session) : rest);
@@ -189,13 +186,14 @@ export class SessionTable implements RouterListener {
 
   /** Carries out what a client asks for. The client was heard of. */
   act(session: Session, action: ClientAction): void {
-    session.refused = 0;
     switch (action.kind) {
       case 'send':
+        session.refused = session.unfounded = 0;
         this.counts.sends++;
         this.#send(session, action);
         return;
       case 'confirm':
+        session.refused = 0;
         this.counts.confirmations++;
         this.#confirm(session, action.status, action.ids);
         return;
@@ -209,12 +207,25 @@ export class SessionTable implements RouterListener {
     }
   }
 
-  /** Answers a frame with an error; ten in a row close the connection. */
+  /** Answers a frame with an error; ten bad frames in a row close the connection. */
   refuse(session: Session, error: MeshError, clientMessageId: string): void {
+    this.#tellError(session, error, clientMessageId);
+    if (isBadFrame(error.kind, clientMessageId !== '')) this.#count(session, ++session.refused);
+  }
+
+  /** The client has taken what it was owed, or a part of that. */
+  taken(session: Session): void {
+    this.#inflow.look(session);
+  }
+
+  #tellError(session: Session, error: MeshError, clientMessageId: string): void {
     this.counts.refusals++;
     session.sink.error(error, clientMessageId);
-    if (error.kind === 'invalid_argument' && ++session.refused >= MAX_REFUSED)
-      this.close(session, CLOSE.policy, 'too many bad frames');
+    this.#inflow.owed(session);
+  }
+
+  #count(session: Session, badFrames: number): void {
+    if (badFrames >= MAX_BAD_FRAMES) this.close(session, CLOSE.policy, 'too many bad frames');
   }
 
   /** Hands a message to the router that accepts for its sender; if that one goes or leaves, once to another one. */
@@ -250,16 +261,16 @@ export class SessionTable implements RouterListener {
   async drain(deadlineMs: number): Promise<void> {
     this.#draining = true;
     const until = this.#deps.now() + deadlineMs;
-    for (const session of this.#sessions.values()) session.sink.goingAway(Math.floor(Math.random() * 5_000));
+    for (const session of this.#sessions) session.sink.goingAway(Math.floor(Math.random() * 5_000));
     await this.#settled(until);
-    for (const session of [...this.#sessions.values()]) this.close(session, CLOSE.goingAway, 'draining');
+    for (const session of [...this.#sessions]) this.close(session, CLOSE.goingAway, 'draining');
     await this.#settled(until);
   }
 
   /** Ends at once what a drain has left. */
   stop(): void {
     this.#draining = true;
-    for (const session of [...this.#sessions.values()]) this.close(session, CLOSE.goingAway, 'stopping');
+    for (const session of [...this.#sessions]) this.close(session, CLOSE.goingAway, 'stopping');
     clearInterval(this.#timer);
     this.routers.stop();
   }
@@ -267,7 +278,7 @@ export class SessionTable implements RouterListener {
   // What routers say.
 
   connected(stream: RouterStream): void {
-    for (const session of this.#sessions.values()) {
+    for (const session of this.#sessions) {
       if (!session.owner && (!session.announced || this.routers.of(session.userId) === stream))
         this.#announce(session, session.announced);
     }
@@ -275,7 +286,7 @@ export class SessionTable implements RouterListener {
 
   disconnected(stream: RouterStream, untaken: UntakenConfirmation[]): void {
     const orphans: Session[] = [];
-    for (const session of this.#sessions.values()) {
+    for (const session of this.#sessions) {
       if (session.owner !== stream) continue;
       session.owner = undefined;
       orphans.push(session);
@@ -288,7 +299,7 @@ export class SessionTable implements RouterListener {
   }
 
   response(stream: RouterStream, response: RouteResponse): void {
-    this.#release();
+    this.#inflow.release();
     if (response.released.length > 0) this.#released(stream, response.released);
     if (response.attach.length > 0) this.#takeOver(stream, response.attach);
     for (const push of response.pushes) {
@@ -297,8 +308,7 @@ export class SessionTable implements RouterListener {
     }
     for (const { session: number, serverMessageIds } of response.refused) {
       const session = this.#sessions.get(number);
-      if (session)
-        this.refuse(session, new MeshError('not_found', `not sent to this user: ${serverMessageIds.join(', ')}`), '');
+      if (session) this.#refuseConfirmation(session, serverMessageIds);
     }
     for (const { session: number, code, reason } of response.close) {
       const session = this.#sessions.get(number);
@@ -306,6 +316,15 @@ export class SessionTable implements RouterListener {
       if (session.owner === stream) session.owner = undefined;
       this.close(session, code, reason);
     }
+  }
+
+  /** Frames that came together are refused together: as many as are needed for so many ids. */
+  #refuseConfirmation(session: Session, serverMessageIds: readonly string[]): void {
+    const named = serverMessageIds.slice(0, MAX_IDS).join(', ');
+    const more = serverMessageIds.length > MAX_IDS ? ` and ${serverMessageIds.length - MAX_IDS} more` : '';
+    this.#tellError(session, new MeshError('not_found', `not sent to this user: ${named}${more}`), '');
+    session.unfounded += Math.ceil(serverMessageIds.length / MAX_IDS);
+    this.#count(session, session.unfounded);
   }
 
   /** A router has lost sessions to another one. */
@@ -349,13 +368,14 @@ export class SessionTable implements RouterListener {
       return;
     }
     session.owner = stream;
+    this.#unattached.delete(session);
     const { kept } = session;
     session.kept = undefined;
     // Confirmations stand before attach results in a frame: the owner hears of them before it sends anything.
     for (const { status, ids } of kept ?? []) stream.confirm(session, status, ids);
     stream.attachResult(number, true);
     if (withoutOpening && !session.caughtUp) this.#announce(session, true);
-    if (session.paused) this.#relieve(session);
+    this.#inflow.look(session);
   }
 
   #push(stream: RouterStream, number: number, event: PushedEvent | undefined): void {
@@ -374,9 +394,10 @@ export class SessionTable implements RouterListener {
       stream.confirm(session, MessageStatus.UNSPECIFIED, [event.text(RECEIPT.eventId)]);
     } else {
       this.counts.events++;
+      session.unfounded = 0;
       session.sink.event(event);
     }
-    this.#watch(session);
+    this.#inflow.owed(session);
   }
 
   #pushEvent(stream: RouterStream, { sessions, traceparent }: Push, event: PushedEvent): void {
@@ -391,37 +412,6 @@ export class SessionTable implements RouterListener {
     span?.end();
   }
 
-  /** A client that does not read costs a bounded amount: first it is not read, then it is closed. */
-  #watch(session: Session): void {
-    const buffered = session.sink.bufferedBytes;
-    if (buffered > MAX_BUFFERED_BYTES) this.close(session, CLOSE.overloaded, 'the client does not read');
-    else if (buffered > HIGH_WATER_BYTES) this.#pause(session);
-  }
-
-  #pause(session: Session): void {
-    if (session.paused) return;
-    session.paused = true;
-    session.sink.pause(true);
-  }
-
-  /** Reads as many held senders again as there is room for what they may bring. */
-  #release(): void {
-    const room = Math.floor((MAX_IN_FLIGHT - this.#inFlight) / BURST);
-    if (room <= 0 || this.#held.length === 0) return;
-    for (const session of this.#held.splice(0, room)) {
-      session.held = false;
-      if (!session.closed) this.#relieve(session);
-    }
-  }
-
-  #relieve(session: Session): void {
-    if (session.held) return;
-    if (session.unanswered > MAX_UNANSWERED / 2 || session.sink.bufferedBytes > HIGH_WATER_BYTES) return;
-    if ((session.kept?.length ?? 0) >= MAX_KEPT) return;
-    session.paused = false;
-    session.sink.pause(false);
-  }
-
   #send(session: Session, action: Extract<ClientAction, { kind: 'send' }>): void {
     const { clientMessageId } = action;
     if (action.senderId !== session.userId) {
@@ -432,13 +422,7 @@ export class SessionTable implements RouterListener {
       );
       return;
     }
-    session.unanswered++;
-    if (++this.#inFlight > MAX_IN_FLIGHT && session.unanswered > BURST && !session.held) {
-      session.held = true;
-      this.#held.push(session);
-      this.#pause(session);
-    }
-    if (session.unanswered >= MAX_UNANSWERED) this.#pause(session);
+    this.#inflow.submitted(session);
     // What is on its way through one router must not be overtaken through another.
     const router = session.unanswered > 1 && session.via?.connected ? session.via : this.routers.of(session.userId);
     session.via = router;
@@ -452,8 +436,7 @@ export class SessionTable implements RouterListener {
         next.submit(submitOf(action, session.deviceId), answer);
         return;
       }
-      this.#inFlight--;
-      session.unanswered--;
+      this.#inflow.answered(session);
       this.onAnswered((performance.now() - sentAtMs) / 1000);
       if (session.closed) return;
       if (result instanceof MeshError) session.sink.error(result, clientMessageId);
@@ -467,8 +450,8 @@ export class SessionTable implements RouterListener {
         );
         if (result.receiptEvent.length > 0) session.sink.event(this.#pushed.read(result.receiptEvent));
       }
-      if (session.paused) this.#relieve(session);
-      this.#watch(session);
+      this.#inflow.look(session);
+      this.#inflow.owed(session);
     };
     this.#submit(router, submitOf(action, session.deviceId), answer);
   }
@@ -482,7 +465,7 @@ export class SessionTable implements RouterListener {
   #keep(session: Session, status: MessageStatus, ids: string[]): void {
     session.kept ??= [];
     session.kept.push({ status, ids });
-    if (session.kept.length >= MAX_KEPT) this.#pause(session);
+    this.#inflow.kept(session);
   }
 
   /** Passes on what a session that has ended confirmed, by a call; while no router answers it waits for one. */
@@ -515,13 +498,20 @@ export class SessionTable implements RouterListener {
   }
 
   async #renew(session: Session, token: string): Promise<void> {
+    if (session.renewing) {
+      this.refuse(session, new MeshError('resource_exhausted', 'another token is being checked'), '');
+      return;
+    }
+    session.renewing = true;
     try {
       const identity = await this.#deps.checkToken(token);
       if (identity.userId !== session.userId || identity.deviceId !== session.deviceId) {
         throw new MeshError('permission_denied', 'the token is for another user or device');
       }
+      session.refused = 0;
       session.expiresAtMs = identity.expiresAtMs;
       session.signedBy = identity.signedBy;
+      if (!session.closed) this.#sessions.look(session, this.#deps.now());
     } catch (error) {
       if (!session.closed)
         this.refuse(
@@ -529,29 +519,31 @@ export class SessionTable implements RouterListener {
           error instanceof MeshError ? error : new MeshError('unauthenticated', 'the token is not valid'),
           '',
         );
+    } finally {
+      session.renewing = false;
     }
   }
 
   #announce(session: Session, reopened: boolean): void {
     session.openedAtMs = this.#deps.now();
+    if (!session.owner) {
+      this.#unattached.delete(session);
+      this.#unattached.add(session);
+    }
     const router = this.routers.of(session.userId);
     if (!router) return;
     session.announced = true;
     router.open(session, reopened);
   }
 
-  #onTick(): void {
-    this.#tick++;
+  #onTurn(): void {
     const nowMs = this.#deps.now();
     for (const confirmation of this.#late) if (!this.#passing.has(confirmation)) this.#passOn(confirmation);
-    for (const session of this.#sessions.values()) {
-      if (nowMs >= session.expiresAtMs) this.close(session, CLOSE.tokenExpired, 'the token has expired');
-      else if (nowMs - session.lastHeardAtMs >= SILENT_MS) this.close(session, CLOSE.silent, 'no heartbeat');
-      else {
-        if ((session.number + this.#tick) % PING_EVERY_TICKS === 0) session.sink.ping();
-        if (!session.owner && nowMs - session.openedAtMs >= REOPEN_MS) this.#announce(session, session.announced);
-        if (session.paused) this.#relieve(session);
-      }
+    this.#sessions.turn(nowMs);
+    // Each that is announced again goes to the end, where nothing is due.
+    for (const session of this.#unattached) {
+      if (nowMs - session.openedAtMs < REOPEN_MS) break;
+      this.#announce(session, session.announced);
     }
   }
 

@@ -65,8 +65,15 @@ export class Session {
   paused = false;
   /** Not read because this edge has too much in flight. */
   held = false;
-  /** Frames refused in a row. */
+  /** Bad frames in a row. */
   refused = 0;
+  /**
+   * Confirmations in a row of what was not sent to the user. Apart from the others, because a router tells it later, when
+   * what came next has been taken already. The row ends with a message from the client, or an event for it.
+   */
+  unfounded = 0;
+  /** A token is being checked. */
+  renewing = false;
   /** Confirmations that wait for an owner; undefined when there are none. */
   kept: KeptConfirmation[] | undefined;
 
