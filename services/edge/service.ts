@@ -12,6 +12,8 @@ import { SessionTable } from './sessions/session-table.js';
 /** What a test may replace. */
 export interface EdgeOverrides {
   readonly now: () => number;
+  /** How often the sessions' wheel turns: pings, silence, expired tokens. */
+  readonly turnMs: number;
 }
 
 /** Where clients connect: holds sockets and no truth. */
@@ -52,6 +54,7 @@ export class EdgeService implements Service {
       tls,
       traces,
       now,
+      turnMs: overrides.turnMs,
       checkToken: (token) => this.#admission.admit(token),
       observer: this.#presence,
     });

@@ -20,7 +20,7 @@ describe('the rules of the wire contract', () => {
     mesh = await LocalMesh.start({
       env: { AUTH_HS256_SECRET: SECRET, MAX_CONNECTIONS_PER_USER: '0' },
       chat: { now: () => Date.now() + aheadMs, owner: { handlingRetryMs: 1 } },
-      edge: { now: () => Date.now() + silentMs },
+      edge: { now: () => Date.now() + silentMs, turnMs: 40 },
     });
   }, 400_000);
   afterAll(async () => {

@@ -6,6 +6,7 @@ import { type Logger, MeshError, type MeshTls, RecentIdMap, type Traces } from '
 import { CLOSE } from '../domain/close-codes.js';
 import type { ClientAction } from '../domain/frames.js';
 import { PushedEvent, RECEIPT } from '../domain/pushed-event.js';
+import { SessionWheel, TURN_MS } from '../domain/session-wheel.js';
 import { RouterPool } from '../routing/router-pool.js';
 import type { RouterListener, RouterStream, SubmitAnswer, UntakenConfirmation } from '../routing/router-stream.js';
 import { type ClientSink, type Identity, Session } from './session.js';
@@ -26,13 +27,11 @@ export interface SessionTableDeps {
   readonly tls?: MeshTls | undefined;
   readonly traces?: Traces | undefined;
   readonly now: () => number;
+  readonly turnMs?: number | undefined;
   readonly checkToken: TokenCheck;
   readonly observer: SessionObserver;
 }
 
-const TICK_MS = 1_000;
-const PING_EVERY_TICKS = 25;
-const SILENT_MS = 60_000;
 /** A session that no router has attached is announced again after this long. */
 const REOPEN_MS = 5_000;
 const MAX_UNANSWERED = 256;
@@ -64,7 +63,14 @@ interface LateConfirmation {
 /** All sessions of this edge, and the streams to the routers behind them. */
 export class SessionTable implements RouterListener {
   readonly #deps: SessionTableDeps;
-  readonly #sessions = new Map<number, Session>();
+  readonly #sessions = new SessionWheel<Session>({
+    expired: (session) => this.close(session, CLOSE.tokenExpired, 'the token has expired'),
+    silent: (session) => this.close(session, CLOSE.silent, 'no heartbeat'),
+  });
+  /** Sessions that were announced, or could not be, and that no router has attached yet: in that order. */
+  readonly #unattached = new Set<Session>();
+  /** Sessions that are not read. */
+  readonly #paused = new Set<Session>();
   /** The sessions of a user; most have one. */
   readonly #byUser = new Map<string, Session | Session[]>();
   /** The routers behind the sessions. */
@@ -86,7 +92,6 @@ export class SessionTable implements RouterListener {
   readonly closed = new Map<number, number>();
   /** Called with each answer to a message: the seconds since it came. */
   onAnswered: (seconds: number) => void = () => {};
-  #tick = 0;
   #timer: NodeJS.Timeout | undefined;
   #draining = false;
   /** Confirmations of ended sessions that no router has taken yet, and those of them that are being passed on. */
@@ -122,13 +127,13 @@ export class SessionTable implements RouterListener {
   }
 
   /** Every open session, for presence. */
-  all(): IterableIterator<Session> {
-    return this.#sessions.values();
+  all(): Iterable<Session> {
+    return this.#sessions;
   }
 
   start(): void {
     this.routers.start();
-    this.#timer = setInterval(() => this.#onTick(), TICK_MS).unref();
+    this.#timer = setInterval(() => this.#onTurn(), this.#deps.turnMs ?? TURN_MS).unref();
   }
 
   /** How many sessions a user has here. */
@@ -144,13 +149,14 @@ export class SessionTable implements RouterListener {
 
   /** Begins a session; an older one of the same device is closed with 4409. */
   open(identity: Identity, sink: ClientSink): Session {
-    const session = new Session(this.#nextNumber++, identity, sink, this.#deps.now());
+    const nowMs = this.#deps.now();
+    const session = new Session(this.#nextNumber++, identity, sink, nowMs);
     for (const other of this.of(identity.userId)) {
       if (other.deviceId === identity.deviceId)
         this.close(other, CLOSE.replaced, 'replaced by a newer connection of the same device');
     }
     this.counts.opened++;
-    this.#sessions.set(session.number, session);
+    this.#sessions.add(session, nowMs);
     const others = this.of(identity.userId);
     this.#byUser.set(identity.userId, others.length === 0 ? session : [...others, session]);
     this.#announce(session, false);
@@ -170,7 +176,9 @@ export class SessionTable implements RouterListener {
   ended(session: Session): void {
     if (session.closed) return;
     session.closed = true;
-    this.#sessions.delete(session.number);
+    this.#sessions.delete(session);
+    this.#unattached.delete(session);
+    this.#paused.delete(session);
     const rest = this.of(session.userId).filter((other) => other !== session);
     if (rest.length === 0) this.#byUser.delete(session.userId);
     else this.#byUser.set(session.userId, rest.length === 1 ? (rest[0] as Session) : rest);
@@ -244,9 +252,9 @@ export class SessionTable implements RouterListener {
   async drain(deadlineMs: number): Promise<void> {
     this.#draining = true;
     const until = this.#deps.now() + deadlineMs;
-    for (const session of this.#sessions.values()) session.sink.goingAway(Math.floor(Math.random() * 5_000));
+    for (const session of this.#sessions) session.sink.goingAway(Math.floor(Math.random() * 5_000));
     await this.#settled(until);
-    for (const session of [...this.#sessions.values()]) this.close(session, CLOSE.goingAway, 'draining');
+    for (const session of [...this.#sessions]) this.close(session, CLOSE.goingAway, 'draining');
     await this.#settled(until);
   }
 
@@ -258,7 +266,7 @@ export class SessionTable implements RouterListener {
   // What routers say.
 
   connected(stream: RouterStream): void {
-    for (const session of this.#sessions.values()) {
+    for (const session of this.#sessions) {
       if (!session.owner && (!session.announced || this.routers.of(session.userId) === stream))
         this.#announce(session, session.announced);
     }
@@ -266,7 +274,7 @@ export class SessionTable implements RouterListener {
 
   disconnected(stream: RouterStream, untaken: UntakenConfirmation[]): void {
     const orphans: Session[] = [];
-    for (const session of this.#sessions.values()) {
+    for (const session of this.#sessions) {
       if (session.owner !== stream) continue;
       session.owner = undefined;
       orphans.push(session);
@@ -340,6 +348,7 @@ export class SessionTable implements RouterListener {
       return;
     }
     session.owner = stream;
+    this.#unattached.delete(session);
     const { kept } = session;
     session.kept = undefined;
     // Confirmations stand before attach results in a frame: the owner hears of them before it sends anything.
@@ -392,6 +401,7 @@ export class SessionTable implements RouterListener {
   #pause(session: Session): void {
     if (session.paused) return;
     session.paused = true;
+    this.#paused.add(session);
     session.sink.pause(true);
   }
 
@@ -410,6 +420,7 @@ export class SessionTable implements RouterListener {
     if (session.unanswered > MAX_UNANSWERED / 2 || session.sink.bufferedBytes > HIGH_WATER_BYTES) return;
     if ((session.kept?.length ?? 0) >= MAX_KEPT) return;
     session.paused = false;
+    this.#paused.delete(session);
     session.sink.pause(false);
   }
 
@@ -512,6 +523,7 @@ export class SessionTable implements RouterListener {
         throw new MeshError('permission_denied', 'the token is for another user or device');
       }
       session.expiresAtMs = identity.expiresAtMs;
+      if (!session.closed) this.#sessions.look(session, this.#deps.now());
     } catch (error) {
       if (!session.closed)
         this.refuse(
@@ -524,25 +536,26 @@ export class SessionTable implements RouterListener {
 
   #announce(session: Session, reopened: boolean): void {
     session.openedAtMs = this.#deps.now();
+    if (!session.owner) {
+      this.#unattached.delete(session);
+      this.#unattached.add(session);
+    }
     const router = this.routers.of(session.userId);
     if (!router) return;
     session.announced = true;
     router.open(session, reopened);
   }
 
-  #onTick(): void {
-    this.#tick++;
+  #onTurn(): void {
     const nowMs = this.#deps.now();
     for (const confirmation of this.#late) if (!this.#passing.has(confirmation)) this.#passOn(confirmation);
-    for (const session of this.#sessions.values()) {
-      if (nowMs >= session.expiresAtMs) this.close(session, CLOSE.tokenExpired, 'the token has expired');
-      else if (nowMs - session.lastHeardAtMs >= SILENT_MS) this.close(session, CLOSE.silent, 'no heartbeat');
-      else {
-        if ((session.number + this.#tick) % PING_EVERY_TICKS === 0) session.sink.ping();
-        if (!session.owner && nowMs - session.openedAtMs >= REOPEN_MS) this.#announce(session, session.announced);
-        if (session.paused) this.#relieve(session);
-      }
+    this.#sessions.turn(nowMs);
+    // Each that is announced again goes to the end, where nothing is due.
+    for (const session of this.#unattached) {
+      if (nowMs - session.openedAtMs < REOPEN_MS) break;
+      this.#announce(session, session.announced);
     }
+    for (const session of this.#paused) this.#relieve(session);
   }
 
   async #settled(untilMs: number): Promise<void> {
