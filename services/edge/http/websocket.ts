@@ -1,4 +1,5 @@
 import type { IncomingMessage } from 'node:http';
+import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { httpStatus, type Logger, MeshError, toMeshError } from '@chatmesh/mesh';
 import { type RawData, type WebSocket, WebSocketServer } from 'ws';
@@ -25,16 +26,14 @@ export class WebSocketEndpoint {
   readonly #server: WebSocketServer;
   readonly #admission: Admission;
   readonly #sessions: SessionTable;
-  readonly #now: () => number;
   readonly #logger: Logger;
   /** How many upgrades were answered with each HTTP status; 101 is a connection. */
   readonly answers = new Map<number, number>();
   #pending = 0;
 
-  constructor(options: { admission: Admission; sessions: SessionTable; now: () => number; logger: Logger }) {
+  constructor(options: { admission: Admission; sessions: SessionTable; logger: Logger }) {
     this.#admission = options.admission;
     this.#sessions = options.sessions;
-    this.#now = options.now;
     this.#logger = options.logger;
     this.#server = new WebSocketServer({
       noServer: true,
@@ -92,10 +91,10 @@ export class WebSocketEndpoint {
   }
 
   #begin(client: WebSocket, socket: Duplex, identity: VerifiedToken): void {
-    const sink = new WebSocketSink(client, socket, identity.deviceId);
+    const sink = new WebSocketSink(client, socket as Socket, identity.deviceId);
     const session = this.#sessions.open(identity, sink);
     // One listener function for all connections; what differs is found through the socket.
-    (client as ClientSocket)[CONNECTION] = { session, sessions: this.#sessions, now: this.#now };
+    (client as ClientSocket)[CONNECTION] = { session, sessions: this.#sessions };
     client.on('message', onMessage);
     client.on('pong', onPong);
     client.on('close', onClose);
@@ -107,13 +106,13 @@ export class WebSocketEndpoint {
 const CONNECTION = Symbol('connection');
 
 interface ClientSocket extends WebSocket {
-  [CONNECTION]: { session: Session; sessions: SessionTable; now: () => number };
+  [CONNECTION]: { session: Session; sessions: SessionTable };
 }
 
 function onMessage(this: WebSocket, data: RawData, isBinary: boolean): void {
-  const { session, sessions, now } = (this as ClientSocket)[CONNECTION];
+  const { session, sessions } = (this as ClientSocket)[CONNECTION];
   if (session.closed) return;
-  session.lastHeardAtMs = now();
+  sessions.heard(session);
   const text = isBinary ? '' : (data as Buffer).toString('utf8');
   let action: ClientAction;
   try {
@@ -135,8 +134,8 @@ function onMessage(this: WebSocket, data: RawData, isBinary: boolean): void {
 }
 
 function onPong(this: WebSocket): void {
-  const { session, now } = (this as ClientSocket)[CONNECTION];
-  session.lastHeardAtMs = now();
+  const { session, sessions } = (this as ClientSocket)[CONNECTION];
+  sessions.heard(session);
 }
 
 function onClose(this: WebSocket): void {
@@ -150,12 +149,12 @@ function ignore(): void {}
 /** Writes JSON frames; those of one turn of the event loop go to the kernel together. */
 class WebSocketSink implements ClientSink {
   readonly #client: WebSocket;
-  readonly #socket: Duplex;
+  readonly #socket: Socket;
   readonly #deviceId: string;
   /** Of this turn; undefined when there are none. */
   #turn: TextFrames | undefined;
 
-  constructor(client: WebSocket, socket: Duplex, deviceId: string) {
+  constructor(client: WebSocket, socket: Socket, deviceId: string) {
     this.#client = client;
     this.#socket = socket;
     this.#deviceId = deviceId;
@@ -163,6 +162,11 @@ class WebSocketSink implements ClientSink {
 
   get bufferedBytes(): number {
     return this.#client.bufferedAmount + (this.#turn?.length ?? 0);
+  }
+
+  get receivedBytes(): number {
+    const { bytesRead, bytesWritten, writableLength } = this.#socket;
+    return writableLength === 0 ? bytesRead : bytesRead + bytesWritten - writableLength;
   }
 
   accepted(clientMessageId: string, serverMessageId: string, acceptedAtMs: number, deduplicated: boolean): void {
