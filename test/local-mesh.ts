@@ -5,7 +5,7 @@ import { type ChatOverrides, ChatService, readConfig as chatConfig } from '@chat
 import { type EdgeOverrides, EdgeService, readConfig as edgeConfig } from '@chatmesh/edge';
 import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
 import { createClient, createLogger, EnvReader, Metrics } from '@chatmesh/mesh';
-import { PresenceService } from '@chatmesh/presence';
+import { type PresenceOverrides, PresenceService } from '@chatmesh/presence';
 import { PgliteEngine, SqlUserStore, UserService, type UserStore } from '@chatmesh/user';
 import { freePorts } from '#engines';
 import { type TestUser, until } from './mesh.js';
@@ -47,6 +47,7 @@ export class LocalMesh implements AsyncDisposable {
       dataDir?: string;
       chat?: Partial<ChatOverrides> | ((dataDir: string) => Partial<ChatOverrides>);
       edge?: Partial<EdgeOverrides>;
+      presence?: Partial<PresenceOverrides>;
     } = {},
   ): Promise<LocalMesh> {
     const closing: (() => unknown)[] = [];
@@ -69,7 +70,7 @@ export class LocalMesh implements AsyncDisposable {
     const user = await UserService.create({ host, port: port('USER_PORT'), dataDir }, deps(), { store });
     closing.push(() => user[Symbol.asyncDispose]());
     await user.start();
-    const presence = await PresenceService.create({ host, port: port('PRESENCE_PORT') }, deps());
+    const presence = await PresenceService.create({ host, port: port('PRESENCE_PORT') }, deps(), options.presence);
     closing.push(() => presence[Symbol.asyncDispose]());
     await presence.start();
     const overrides = typeof options.chat === 'function' ? options.chat(dataDir) : options.chat;

@@ -6,7 +6,7 @@
 export interface PulsarApi {
   readonly Client: new (config: ClientConfig) => Client;
   readonly AuthenticationToken: new (params: { token: string }) => Authentication;
-  readonly MessageId: { earliest(): MessageId; latest(): MessageId };
+  readonly MessageId: { earliest(): MessageId; latest(): MessageId; deserialize(data: Buffer): MessageId };
 }
 
 /** Opaque: it is made here and read by the client. */
@@ -25,7 +25,7 @@ export interface ClientConfig {
 export interface Client {
   createProducer(config: ProducerConfig): Promise<Producer>;
   subscribe(config: ConsumerConfig): Promise<Consumer>;
-  createReader(config: { topic: string; startMessageId: MessageId }): Promise<Reader>;
+  createReader(config: { topic: string; startMessageId: MessageId; receiverQueueSize?: number }): Promise<Reader>;
   getPartitionsForTopic(topic: string): Promise<string[]>;
   close(): Promise<null>;
 }
@@ -41,7 +41,7 @@ export interface ProducerConfig {
 }
 
 export interface Producer {
-  send(message: { data: Buffer; properties?: { [key: string]: string } }): Promise<MessageId>;
+  send(message: { data: Buffer; properties?: { [key: string]: string }; eventTimestamp?: number }): Promise<MessageId>;
   isConnected(): boolean;
   close(): Promise<null>;
 }
@@ -78,6 +78,8 @@ export interface Message {
   getData(): Buffer;
   getMessageId(): MessageId;
   getProperties(): { [key: string]: string };
+  /** Milliseconds since 1970; 0 where the sender told none. */
+  getEventTimestamp(): number;
 }
 
 export interface MessageId {

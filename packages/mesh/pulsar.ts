@@ -75,10 +75,12 @@ export async function importPulsar(): Promise<Pulsar.PulsarApi> {
 
 /** A connection to a Pulsar cluster: the only place that knows the client. */
 export class PulsarClient {
+  readonly #pulsar: Pulsar.PulsarApi;
   readonly #client: Pulsar.Client;
   readonly #publishing: EngineOperation;
 
-  private constructor(client: Pulsar.Client, metrics: Metrics) {
+  private constructor(pulsar: Pulsar.PulsarApi, client: Pulsar.Client, metrics: Metrics) {
+    this.#pulsar = pulsar;
     this.#client = client;
     this.#publishing = engineOperation(metrics, 'pulsar', 'publish');
   }
@@ -92,6 +94,7 @@ export class PulsarClient {
     const { serviceUrl, token, tlsCaFile, logger, metrics = new Metrics({ processMetrics: false }) } = options;
     const pulsar = await importPulsar();
     return new PulsarClient(
+      pulsar,
       new pulsar.Client({
         serviceUrl,
         operationTimeoutSeconds: OPERATION_TIMEOUT_S,
@@ -159,6 +162,21 @@ export class PulsarClient {
     return new PulsarSubscription(consumer);
   }
 
+  /**
+   * When an entry of a topic without partitions, or of one partition, was sent, as its sender told; 0 where none did.
+   *
+   * @throws MeshError
+   */
+  async timeAt(topic: string, { ledger, entry }: Omit<MessagePlace, 'index'>): Promise<number> {
+    const startMessageId = this.#pulsar.MessageId.deserialize(messageIdOf(ledger, entry - 1));
+    const reader = await this.#client.createReader({ topic, startMessageId, receiverQueueSize: 1 }).catch(raise);
+    try {
+      return (await reader.readNext(OPERATION_TIMEOUT_S * 1000).catch(raise)).getEventTimestamp();
+    } finally {
+      await reader.close().catch(() => {});
+    }
+  }
+
   async close(): Promise<void> {
     await this.#client.close().catch(() => {});
   }
@@ -181,13 +199,18 @@ export class PulsarProducer {
   /**
    * Appends a message, with properties that others may read. Messages keep the order of the calls.
    *
+   * @param atMs when that is, milliseconds since 1970: what {@link PulsarClient.timeAt} tells.
    * @returns its place, when it is durable.
    * @throws MeshError `unavailable`: it may have become durable all the same.
    */
-  async send(data: Uint8Array, properties?: Record<string, string>): Promise<MessagePlace> {
+  async send(data: Uint8Array, atMs: number, properties?: Record<string, string>): Promise<MessagePlace> {
     const buffer = Buffer.from(data.buffer, data.byteOffset, data.byteLength);
-    const message = properties ? { data: buffer, properties } : { data: buffer };
-    return placeOf(await this.#publishing.time(() => this.#producer.send(message)).catch(raise));
+    const message = { data: buffer, eventTimestamp: atMs };
+    return placeOf(
+      await this.#publishing
+        .time(() => this.#producer.send(properties ? { ...message, properties } : message))
+        .catch(raise),
+    );
   }
 
   async close(): Promise<void> {
@@ -268,6 +291,16 @@ function numbersOf(id: Pulsar.MessageId): [number, number, number, number] {
   return [Number(ledger), Number(entry), Math.max(0, Number(partition)), Math.max(0, Number(index))];
 }
 
+/** As the client serializes it: the protobuf fields 1 and 2 of MessageIdData. */
+function messageIdOf(ledger: number, entry: number): Buffer {
+  return Buffer.from([0x08, ...varint(BigInt(ledger)), 0x10, ...varint(BigInt.asUintN(64, BigInt(entry)))]);
+}
+
+function varint(value: bigint): number[] {
+  const low = Number(value & 0x7fn);
+  return value < 0x80n ? [low] : [low | 0x80, ...varint(value >> 7n)];
+}
+
 function raise(error: unknown): never {
   throw clientError(error);
 }
@@ -333,6 +366,15 @@ export class PulsarAdmin {
 
   async deleteTopic(topic: string): Promise<void> {
     await this.#call('DELETE', `${pathOf(topic)}/partitions?force=true`);
+  }
+
+  /** Where the last message of a topic without partitions, or of one partition, is; undefined where there is none. @throws MeshError */
+  async lastPlace(topic: string): Promise<Omit<MessagePlace, 'index'> | undefined> {
+    const { ledgerId, entryId } = (await this.#call('GET', `${pathOf(topic)}/lastMessageId`)) as {
+      ledgerId: number;
+      entryId: number;
+    };
+    return entryId < 0 ? undefined : { ledger: ledgerId, entry: entryId };
   }
 
   /** How many bytes a subscription has not acknowledged in each partition of a topic, by the partition's full name. */

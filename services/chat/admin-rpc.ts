@@ -34,7 +34,11 @@ export function adminRpc({ owner, directory, presence, log }: AdminDeps): Servic
       return {
         owner: owner.owns(userId),
         ...(actor && {
-          actor: { ...actor, sinceMs: BigInt(actor.sinceMs), devices: actor.devices.map(deviceOf) },
+          actor: {
+            ...actor,
+            sinceMs: BigInt(actor.sinceMs),
+            devices: actor.devices.map((device) => deviceOf(device, owner)),
+          },
         }),
       };
     },
@@ -54,8 +58,8 @@ export function adminRpc({ owner, directory, presence, log }: AdminDeps): Servic
   };
 }
 
-function deviceOf(device: Device) {
-  const { session } = device;
+function deviceOf(device: Device, owner: Owner) {
+  const { session, oldestUnconfirmedAtMs: oldest } = device;
   return {
     deviceId: device.id,
     state: device.state,
@@ -67,7 +71,7 @@ function deviceOf(device: Device) {
     receiptsOut: device.receiptsOut,
     receiptWindow: RECEIPT_WINDOW,
     ...device.writing,
-    oldestUnconfirmedAtMs: BigInt(device.oldestUnconfirmedAtMs),
+    oldestUnconfirmedAtMs: BigInt(oldest === undefined ? 0 : owner.told(oldest)),
     waitsFor: device.waitsFor,
   };
 }

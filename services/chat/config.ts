@@ -12,6 +12,8 @@ export interface ChatConfig {
   readonly sendBurst: number;
   readonly deliveryRetries: number;
   readonly deliveryRetryMs: number;
+  /** Whether messages may bear an earlier time than those before the start: when those were dated by a wrong clock. */
+  readonly timestampsMayGoBack: boolean;
   /** 32 bytes; undefined where a file beside the embedded data holds them. Secret. */
   readonly fingerprintKey: Buffer | undefined;
   /** The embedded log serves without it. */
@@ -75,6 +77,7 @@ export function readConfig(env: EnvReader): ChatConfig {
     sendBurst: env.int('SEND_BURST', 1000, { min: 1, max: 1_000_000 }),
     deliveryRetries: env.int('DELIVERY_RETRIES', 3, { min: 0, max: 20 }),
     deliveryRetryMs: env.int('DELIVERY_RETRY_MS', 10_000, { min: 10, max: 600_000 }),
+    timestampsMayGoBack: env.boolean('TIMESTAMPS_MAY_GO_BACK', false),
     fingerprintKey: readFingerprintKey(env, pulsar !== undefined || scylla !== undefined),
     pulsar,
     scylla,

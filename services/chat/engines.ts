@@ -4,12 +4,14 @@ import { join } from 'node:path';
 import {
   DirectoryLocks,
   type Logger,
+  type MeshClock,
   MeshError,
   type Metrics,
   type RedisConfig,
   type ServiceDeps,
   toMeshError,
   untilAvailable,
+  type WallClock,
   withDriver,
   writeOnce,
 } from '@chatmesh/mesh';
@@ -46,6 +48,8 @@ interface OpenOptions {
   readonly metrics: Metrics;
   readonly signal: AbortSignal;
   readonly closing: Closing;
+  /** The time at which messages are accepted. */
+  readonly clock: MeshClock;
   /** As the cache of inboxes needs it. */
   readonly tenureOf: (userId: string) => number | undefined;
 }
@@ -85,14 +89,15 @@ export async function openStores(
   config: ChatConfig,
   environment: LmdbEnvironment | undefined,
   overrides: Partial<Stores>,
-  { logger, metrics, signal, closing, tenureOf }: OpenOptions,
+  { logger, metrics, signal, closing, clock, tenureOf }: OpenOptions,
 ): Promise<Stores> {
   const opened: Partial<Mutable<Stores>> = { ...overrides };
+  const now = () => clock.now();
   if (config.pulsar && !(opened.log && opened.deadLetters)) {
     const { pulsar } = config;
     Object.assign(
       opened,
-      await untilAvailable('Pulsar', () => openPulsar(pulsar, { logger, metrics, signal, closing }), {
+      await untilAvailable('Pulsar', () => openPulsar(pulsar, { logger, metrics, signal, closing, clock }), {
         signal,
         logger,
       }),
@@ -100,7 +105,10 @@ export async function openStores(
   }
   if (config.scylla && !(opened.inbox && opened.statuses)) {
     const { scylla } = config;
-    const stores = await untilAvailable('ScyllaDB', () => openScylla(scylla, metrics, closing), { signal, logger });
+    const stores = await untilAvailable('ScyllaDB', () => openScylla(scylla, metrics, closing, now), {
+      signal,
+      logger,
+    });
     opened.inbox ??= stores.inbox;
     opened.statuses ??= stores.statuses;
   }
@@ -114,8 +122,8 @@ export async function openStores(
       logs.push([topic, log]);
       return disposing(closing, log);
     };
-    opened.log ??= openLog(EVENTS_TOPIC, LmdbMessageLog.open(environment, 'log', { recordsTogether }));
-    opened.deadLetters ??= openLog(DEAD_LETTERS_TOPIC, LmdbMessageLog.open(environment, 'dead'));
+    opened.log ??= openLog(EVENTS_TOPIC, LmdbMessageLog.open(environment, 'log', { recordsTogether, now }));
+    opened.deadLetters ??= openLog(DEAD_LETTERS_TOPIC, LmdbMessageLog.open(environment, 'dead', { now }));
     if (logs.length > 0) exposeBacklog(metrics, () => logs.map(([topic, log]) => [topic, log.backlog] as const));
   }
   if (config.redis) await useRedis(config.redis, opened, { config, overrides, logger, metrics, closing, tenureOf });
@@ -128,7 +136,7 @@ export async function openStores(
 async function useRedis(
   redisConfig: RedisConfig,
   opened: Partial<Mutable<Stores>>,
-  options: Omit<OpenOptions, 'signal'> & { config: ChatConfig; overrides: Partial<Stores> },
+  options: Omit<OpenOptions, 'signal' | 'clock'> & { config: ChatConfig; overrides: Partial<Stores> },
 ): Promise<void> {
   const { config, overrides, logger, metrics, closing, tenureOf } = options;
   const { RedisClient } = await withDriver('ioredis', () => import('@chatmesh/mesh/redis'));
@@ -162,7 +170,7 @@ export function fingerprintKeyOf(config: ChatConfig): Buffer {
 
 async function openPulsar(
   config: PulsarConfig,
-  { logger, metrics, signal, closing }: Omit<OpenOptions, 'tenureOf'>,
+  { logger, metrics, signal, closing, clock }: Omit<OpenOptions, 'tenureOf'>,
 ): Promise<Pick<Stores, 'log' | 'deadLetters'>> {
   const { PulsarAdmin, PulsarClient } = await import('@chatmesh/mesh/pulsar');
   const { PulsarMessageLog } = await import('./stores/pulsar-message-log.js');
@@ -172,10 +180,11 @@ async function openPulsar(
   try {
     const topic = (name: string) => topicOf(config, name);
     const { epoch } = config;
-    const limit = { admin, maxBytes: config.backlogBytes };
-    const log = await PulsarMessageLog.open(client, { topic: topic(EVENTS_TOPIC), epoch, backlog: limit, logger });
+    const shared = { epoch, admin, now: () => clock.now(), logger };
+    const backlogLimit = { maxBytes: config.backlogBytes };
+    const log = await PulsarMessageLog.open(client, { topic: topic(EVENTS_TOPIC), backlog: backlogLimit, ...shared });
     // Nobody's messages are accepted for it: whether it is full is never asked.
-    const deadLetters = await PulsarMessageLog.open(client, { topic: topic(DEAD_LETTERS_TOPIC), epoch, logger });
+    const deadLetters = await PulsarMessageLog.open(client, { topic: topic(DEAD_LETTERS_TOPIC), ...shared });
     closing.push(() => client.close());
     disposing(closing, log);
     disposing(closing, deadLetters);
@@ -193,6 +202,7 @@ async function openScylla(
   config: ScyllaConfig,
   metrics: Metrics,
   closing: Closing,
+  now: WallClock,
 ): Promise<Pick<Stores, 'inbox' | 'statuses'>> {
   const { Cassandra } = await withDriver('cassandra-driver', () => import('@chatmesh/mesh/cassandra'));
   const { CassandraInboxStore, CassandraStatusStore, checkSchema } = await import('./scylla.js');
@@ -204,7 +214,7 @@ async function openScylla(
     throw error;
   }
   disposing(closing, cassandra);
-  return { inbox: new CassandraInboxStore(cassandra), statuses: new CassandraStatusStore(cassandra) };
+  return { inbox: new CassandraInboxStore(cassandra, { now }), statuses: new CassandraStatusStore(cassandra) };
 }
 
 /**

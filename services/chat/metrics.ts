@@ -1,4 +1,4 @@
-import type { Metrics } from '@chatmesh/mesh';
+import type { MeshClock, Metrics } from '@chatmesh/mesh';
 import type { Ingress } from './routing/ingress.js';
 import type { Owner } from './routing/owner.js';
 
@@ -10,13 +10,13 @@ const DELIVERY_BUCKETS_S = [...LATENCY_BUCKETS_S, 600, 3_600, 43_200, 172_800];
 const DEPTH_BUCKETS = [0, 1, 10, 100, 1_000, 10_000, 100_000];
 
 /** What a router tells of itself. Its counters are plain numbers, which are read when somebody asks. */
-export function exposeRouter(metrics: Metrics, { ingress, owner, now }: RouterParts): void {
+export function exposeRouter(metrics: Metrics, { ingress, owner, clock }: RouterParts): void {
   const transmitted = metrics.histogram({
     name: 'chatmesh_accept_to_transmit_seconds',
     help: 'From the acceptance of a message to its transmission to a device.',
     buckets: LATENCY_BUCKETS_S,
   });
-  owner.onTransmitted = ({ acceptedAtMs }) => transmitted.observe((now() - Number(acceptedAtMs)) / 1000);
+  owner.onTransmitted = ({ acceptedAtMs }) => transmitted.observe((clock.now() - Number(acceptedAtMs)) / 1000);
   const delivered = metrics.histogram({
     name: 'chatmesh_accept_to_deliver_seconds',
     help: 'From the acceptance of a message to the first confirmation of a device of the recipient, who may have been away.',
@@ -86,8 +86,15 @@ export function exposeRouter(metrics: Metrics, { ingress, owner, now }: RouterPa
     },
     () => {
       const atMs = owner.oldestAtMs;
-      return atMs === undefined ? 0 : Math.max(0, now() - atMs) / 1000;
+      return atMs === undefined ? 0 : Math.max(0, clock.now() - atMs) / 1000;
     },
+  );
+  metrics.gauge(
+    {
+      name: 'chatmesh_clock_ahead_seconds',
+      help: "By how much the time that messages bear is ahead of this machine's clock, because that was set back or another router's is fast.",
+    },
+    () => clock.aheadMs / 1000,
   );
   metrics.gauge({ name: 'chatmesh_recipients', help: 'Users with an actor on this router.' }, () => owner.recipients);
 }
@@ -95,5 +102,5 @@ export function exposeRouter(metrics: Metrics, { ingress, owner, now }: RouterPa
 interface RouterParts {
   readonly ingress: Ingress;
   readonly owner: Owner;
-  readonly now: () => number;
+  readonly clock: MeshClock;
 }

@@ -57,7 +57,7 @@ export function routerRpc({ clock, ingress, owner, directory, log }: RpcDeps): S
         if (request.confirmations.length > 0) {
           const durable = owner.confirm(edge, request.confirmations);
           // What follows one that did not become durable is not reported either: the edge forgets everything up to a number.
-          confirmed = Promise.all([confirmed, durable]).then(() => edge.recordedThrough(request.sequence, owner.now()));
+          confirmed = Promise.all([confirmed, durable]).then(() => edge.recordedThrough(request.sequence));
           confirmed.catch(() => {});
         }
         for (const { session, attached } of request.attachResults) {

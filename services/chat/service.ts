@@ -1,12 +1,21 @@
 import { AdminService } from '@chatmesh/gen/chat/v1/admin';
 import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
 import { RouterService } from '@chatmesh/gen/chat/v1/router';
-import { atMost, GrpcServer, MeshClock, MeshError, type Service, type ServiceDeps } from '@chatmesh/mesh';
+import {
+  atMost,
+  GrpcServer,
+  type Logger,
+  MeshClock,
+  MeshError,
+  monotonicMs,
+  type Service,
+  type ServiceDeps,
+  type WallClock,
+} from '@chatmesh/mesh';
 import type { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import { adminRpc } from './admin-rpc.js';
 import type { ChatConfig } from './config.js';
 import { AcceptLimit } from './domain/accept-limit.js';
-import { monotonic } from './domain/clock.js';
 import { Fingerprinter } from './domain/fingerprint.js';
 import { TokenBuckets } from './domain/token-bucket.js';
 import { fingerprintKeyOf, openEmbedded, openStores, type Stores } from './engines.js';
@@ -22,12 +31,14 @@ import type { MessageLog } from './stores/message-log.js';
 const RATE_SWEEP_MS = 10_000;
 /** How long submissions that are under way get to be accepted when the service is closed without a drain, milliseconds. */
 const IN_FLIGHT_MS = 2_000;
+/** More than routers' clocks differ by. */
+const FAR_BEHIND_MS = 10_000;
 
 /** What a test may replace. */
 export interface ChatOverrides extends Stores {
   readonly directory: DirectoryClient;
   readonly presence: SessionFinder;
-  readonly now: () => number;
+  readonly now: WallClock;
   readonly owner: Partial<OwnerOptions>;
 }
 
@@ -126,7 +137,7 @@ export class ChatService implements Service {
     if (this.#stopping.signal.aborted) throw new MeshError('cancelled', 'the service is stopping');
     this.#port = await this.#server.listen({ host: this.#config.host, port: this.#config.port, variable: 'CHAT_PORT' });
     router.sweeper.start();
-    this.#rateTimer = setInterval(() => router.rates.sweep(Date.now()), RATE_SWEEP_MS).unref();
+    this.#rateTimer = setInterval(() => router.rates.sweep(monotonicMs()), RATE_SWEEP_MS).unref();
   }
 
   async drain(deadlineMs: number): Promise<void> {
@@ -173,27 +184,26 @@ export class ChatService implements Service {
     const { logger, metrics, tls, traces } = this.#deps;
     const overrides = this.#overrides;
     const closing = this.#closing;
+    const now = overrides.now ?? Date.now;
+    const clock = new MeshClock(now);
     const stores = await openStores(config, this.#environment, overrides, {
       logger,
       metrics,
       signal: this.#stopping.signal,
       closing,
+      clock,
       tenureOf: (userId) => this.#router?.owner.tenureOf(userId),
     });
-    const now = monotonic(overrides.now ?? Date.now);
-    const clock = new MeshClock(now);
+    followLog(clock, stores.log, config.timestampsMayGoBack, logger);
     const directory = new CachedDirectory(
       overrides.directory ?? closed(closing, new GrpcDirectory({ address: config.userAddress, logger, tls })),
-      now,
+      monotonicMs,
     );
     const presence =
       overrides.presence ?? closed(closing, new GrpcSessions({ address: config.presenceAddress, logger, tls }));
     const { log, statuses, claims, inbox } = stores;
     const fingerprints = new Fingerprinter(fingerprintKeyOf(config));
-    const limit = new AcceptLimit(
-      () => this.#router?.owner.lagMs ?? 0,
-      () => performance.now(),
-    );
+    const limit = new AcceptLimit(() => this.#router?.owner.lagMs ?? 0, monotonicMs);
     const rates = new TokenBuckets({ rate: config.sendRate, burst: config.sendBurst }, stores.sendTokens);
     const ingress = new Ingress({
       log,
@@ -208,14 +218,14 @@ export class ChatService implements Service {
     });
     const { deliveryRetries, deliveryRetryMs } = config;
     const options = { ...OWNER_DEFAULTS, deliveryRetries, deliveryRetryMs, ...overrides.owner };
-    const owner = new Owner({ ...stores, directory, presence, now, logger, traces, options });
+    const owner = new Owner({ ...stores, directory, presence, now: () => clock.now(), logger, traces, options });
     const sweeper = new Sweeper({ owner, inbox, statuses, now, logger });
     const rpc = { clock, ingress, owner, directory, log, inbox, statuses };
     this.#server
       .add(RouterService, routerRpc(rpc))
       .add(InternalChatService, internalRpc(rpc))
       .add(AdminService, adminRpc({ owner, directory, presence, log }));
-    exposeRouter(metrics, { ingress, owner, now });
+    exposeRouter(metrics, { ingress, owner, clock });
     return { log, rates, ingress, owner, sweeper };
   }
 }
@@ -223,4 +233,23 @@ export class ChatService implements Service {
 function closed<T extends { close(): void }>(closing: (() => unknown)[], closable: T): T {
   closing.push(() => closable.close());
   return closable;
+}
+
+/** Lets the time of acceptance go on from what the log has seen. Says so where that is far from this machine's clock: one of the two is wrong. */
+function followLog(clock: MeshClock, log: MessageLog, mayGoBack: boolean, logger: Logger): void {
+  const latestAt = new Date(log.publishedUntilMs).toISOString();
+  const behindMs = log.publishedUntilMs - clock.now();
+  if (mayGoBack) {
+    logger.warn(
+      { latestAt },
+      "timestamps may go back to this machine's clock: unset TIMESTAMPS_MAY_GO_BACK for the next start",
+    );
+    return;
+  }
+  clock.goOnFrom(log.publishedUntilMs);
+  if (behindMs > FAR_BEHIND_MS)
+    logger.error(
+      { latestAt, behindMs },
+      "this machine's clock is behind the last messages: new ones bear their time until it has caught up. Where that time is wrong, start once with TIMESTAMPS_MAY_GO_BACK=true",
+    );
 }

@@ -27,7 +27,6 @@ export interface RpcDeps {
   readonly admission: Admission;
   readonly verifier: TokenVerifier;
   readonly sessions: SessionTable;
-  readonly now: () => number;
 }
 
 /** The public services over Connect, gRPC and gRPC-Web. */
@@ -129,7 +128,7 @@ async function* serve(
   try {
     for await (const frame of sink.frames(context.signal)) {
       // Taking a frame is the sign of life of a stream that only receives.
-      session.lastHeardAtMs = deps.now();
+      deps.sessions.heard(session);
       deps.sessions.taken(session);
       yield frame;
     }
@@ -148,7 +147,7 @@ async function readFrames(
 ): Promise<void> {
   for await (const { frame } of requests) {
     if (session.closed) return;
-    session.lastHeardAtMs = deps.now();
+    deps.sessions.heard(session);
     try {
       if (!frame) throw new MeshError('invalid_argument', 'the frame is empty');
       validate(ClientFrameSchema, frame);

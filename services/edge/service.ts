@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import type { Service, ServiceDeps } from '@chatmesh/mesh';
+import type { Service, ServiceDeps, WallClock } from '@chatmesh/mesh';
 import { Admission } from './auth/admission.js';
 import { TokenVerifier } from './auth/token-verifier.js';
 import type { EdgeConfig } from './config.js';
@@ -11,7 +11,7 @@ import { SessionTable } from './sessions/session-table.js';
 
 /** What a test may replace. */
 export interface EdgeOverrides {
-  readonly now: () => number;
+  readonly now: WallClock;
   /** How often the sets of keys of token issuers are fetched. */
   readonly keyRefreshMs: number;
   /** How often the sessions' wheel turns: pings, silence, expired tokens. */
@@ -68,12 +68,11 @@ export class EdgeService implements Service {
       checkToken: (token) => this.#admission.admit(token),
       observer: this.#presence,
     });
-    const websocket = new WebSocketEndpoint({ admission: this.#admission, sessions: this.sessions, now, logger });
+    const websocket = new WebSocketEndpoint({ admission: this.#admission, sessions: this.sessions, logger });
     this.#listeners = new Listeners(config, {
       admission: this.#admission,
       verifier,
       sessions: this.sessions,
-      now,
       websocket,
       interceptor: rpcMetrics(metrics),
     });

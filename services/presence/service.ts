@@ -5,9 +5,11 @@ import {
   GrpcServer,
   type Logger,
   type Metrics,
+  monotonicMs,
   type RedisConfig,
   type Service,
   type ServiceDeps,
+  type WallClock,
   withDriver,
 } from '@chatmesh/mesh';
 import type { PresenceConfig } from './config.js';
@@ -18,7 +20,7 @@ import type { PresenceStore } from './stores/presence-store.js';
 /** What a test may replace. */
 export interface PresenceOverrides {
   readonly store: PresenceStore;
-  readonly now: () => number;
+  readonly now: WallClock;
 }
 
 /** Which devices are connected where, and when users were last seen. */
@@ -87,7 +89,7 @@ export class PresenceService implements Service {
 
 async function openRedis(
   config: RedisConfig,
-  now: () => number,
+  now: WallClock,
   deps: { logger: Logger; metrics: Metrics },
 ): Promise<PresenceStore> {
   // Loaded only where it is used: the driver costs memory and time at start.
@@ -96,8 +98,8 @@ async function openRedis(
   return new RedisPresenceStore({ redis: await RedisClient.open(config, deps), now });
 }
 
-function openMemory(now: () => number, metrics: Metrics): PresenceStore {
-  const store = new MemoryPresenceStore({ now });
+function openMemory(now: WallClock, metrics: Metrics): PresenceStore {
+  const store = new MemoryPresenceStore({ now, monotonicMs });
   const options = { name: 'chatmesh_live_sessions', help: 'Sessions at edges whose lease lives.' };
   metrics.gauge(options, () => store.size);
   return store;

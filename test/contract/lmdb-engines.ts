@@ -13,13 +13,16 @@ import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import type { Engine } from './engine.js';
 import type { LogEngine } from './message-log-witness.js';
 
-function engine<T extends AsyncDisposable>(exported: string, make: (environment: LmdbEnvironment) => T): Engine<T> {
+function engine<T extends AsyncDisposable>(
+  exported: string,
+  make: (environment: LmdbEnvironment, now?: () => number) => T,
+) {
   return {
     module: import.meta.url,
     exported,
-    async open(location) {
+    async open(location: string, now?: () => number) {
       const environment = LmdbEnvironment.open(location);
-      const store = make(environment);
+      const store = make(environment, now);
       return {
         store,
         async close() {
@@ -36,7 +39,9 @@ function engine<T extends AsyncDisposable>(exported: string, make: (environment:
 }
 
 export const lmdbMessageLog: LogEngine = {
-  ...engine<MessageLog>('lmdbMessageLog', (environment) => LmdbMessageLog.open(environment, 'log')),
+  ...engine<MessageLog>('lmdbMessageLog', (environment, now = Date.now) =>
+    LmdbMessageLog.open(environment, 'log', { now }),
+  ),
   tellsNewAtOnce: true,
 };
 export const lmdbInboxStore: Engine<InboxStore> = engine(

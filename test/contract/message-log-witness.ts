@@ -2,10 +2,12 @@ import { randomUUID } from 'node:crypto';
 import { create } from '@bufbuild/protobuf';
 import type { LogConsumer, LogRecord, MessageLog, Position } from '@chatmesh/chat';
 import { type LogEvent, LogEventSchema } from '@chatmesh/gen/chat/v1/log';
-import { type Engine, until } from './engine.js';
+import { type Engine, type Opened, until } from './engine.js';
 
 /** An engine of the log. */
 export interface LogEngine extends Engine<MessageLog> {
+  /** @param now the publishers' clock; the machine's unless given */
+  open(location: string, now?: () => number): Promise<Opened<MessageLog>>;
   /** Whether `mayRepeat` is true only where it has to be. */
   readonly tellsNewAtOnce: boolean;
 }

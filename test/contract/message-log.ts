@@ -228,6 +228,26 @@ export function messageLogContract(name: string, engine: LogEngine): void {
       });
     });
 
+    test('when something was published last is known after reopening, also when it is acknowledged and the clock was set back', async () => {
+      expect(log().publishedUntilMs).toBe(0);
+      await opened.close();
+      const aheadMs = Date.now() + 3_600_000;
+      for (const setByMs of [0, 1_000, -600_000]) {
+        opened = await engine.open(place.location, () => aheadMs + setByMs);
+        witness.reopened(log());
+        await witness.join();
+        await witness.publish(newKeys(20));
+        await witness.drain();
+        await opened.close();
+        opened = await engine.open(place.location);
+        expect(log().publishedUntilMs).toBeGreaterThanOrEqual(aheadMs + setByMs);
+        expect(log().publishedUntilMs).toBeLessThan(aheadMs + 10_000);
+        await opened.close();
+      }
+      opened = await engine.open(place.location);
+      witness.reopened(log());
+    });
+
     test('a consumer counts what it has not acknowledged', async () => {
       const member = await witness.join();
       await witness.publish(newKeys(4));

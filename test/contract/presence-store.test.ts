@@ -1,4 +1,5 @@
+import type { MonotonicClock } from '@chatmesh/mesh';
 import { MemoryPresenceStore } from '@chatmesh/presence';
 import { presenceStoreContract } from './presence-store.js';
 
-presenceStoreContract('memory', async (now) => new MemoryPresenceStore({ now }));
+presenceStoreContract('memory', async (now) => new MemoryPresenceStore({ now, monotonicMs: now as MonotonicClock }));

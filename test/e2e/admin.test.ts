@@ -87,6 +87,7 @@ describe('what operators can do', () => {
       const nothing = () => {};
       const sink: Parameters<typeof mesh.edge.sessions.open>[1] = {
         bufferedBytes: 0,
+        receivedBytes: 0,
         close: (code) => void closed.push(code),
         accepted: nothing,
         event: nothing,

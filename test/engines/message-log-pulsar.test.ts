@@ -1,6 +1,6 @@
 import { PulsarMessageLog } from '@chatmesh/chat';
 import { createLogger } from '@chatmesh/mesh';
-import { PulsarClient } from '@chatmesh/mesh/pulsar';
+import { PulsarAdmin, PulsarClient } from '@chatmesh/mesh/pulsar';
 import { describe, expect, test } from '@jest/globals';
 import { messageLogContract } from '../contract/message-log.js';
 import { messageLogDeathContract } from '../contract/message-log-death.js';
@@ -24,7 +24,14 @@ describe('the MessageLog on Pulsar', () => {
       destination: { write: (line) => void lines.push(JSON.parse(line)) },
     });
     const client = await PulsarClient.create({ serviceUrl: pulsarUrl, logger });
-    const log = await PulsarMessageLog.open(client, { topic: place.location, epoch: 0, logger });
+    const admin = new PulsarAdmin({ url: process.env.PULSAR_ADMIN_URL ?? '', token: undefined });
+    const log = await PulsarMessageLog.open(client, {
+      topic: place.location,
+      epoch: 0,
+      admin,
+      now: Date.now,
+      logger,
+    });
     const keys = newKeys(64);
     try {
       const witness = new Witness(log, pulsarMessageLog);

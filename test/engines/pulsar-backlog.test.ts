@@ -15,8 +15,9 @@ test('a log in which too much waits takes no messages until it is emptied, and t
   const place = await pulsarMessageLog.place();
   const client = await PulsarClient.create({ serviceUrl: pulsarUrl, logger });
   const admin = new PulsarAdmin({ url: process.env.PULSAR_ADMIN_URL ?? '', token: undefined });
-  const backlog = { admin, maxBytes: MAX_BYTES, pollMs: 200 };
-  const log = await PulsarMessageLog.open(client, { topic: place.location, epoch: 0, backlog, logger });
+  const backlog = { maxBytes: MAX_BYTES, pollMs: 200 };
+  const topic = place.location;
+  const log = await PulsarMessageLog.open(client, { topic, epoch: 0, admin, backlog, now: Date.now, logger });
   try {
     const senderId = randomUUID();
     const others = Array.from({ length: 20 }, () => randomUUID());

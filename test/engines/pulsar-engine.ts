@@ -18,9 +18,9 @@ export const pulsarMessageLog: LogEngine = {
   module: import.meta.url,
   exported: 'pulsarMessageLog',
   tellsNewAtOnce: false,
-  async open(topic) {
+  async open(topic, now = Date.now) {
     const client = await PulsarClient.create({ serviceUrl: pulsarUrl, logger });
-    const store = await PulsarMessageLog.open(client, { topic, epoch: 0, logger });
+    const store = await PulsarMessageLog.open(client, { topic, epoch: 0, admin: admin(), now, logger });
     return {
       store,
       async close() {

@@ -17,7 +17,7 @@ import {
 import { CassandraInboxStore, CassandraStatusStore, checkSchema, migrateStores } from '@chatmesh/chat/scylla';
 import { createLogger, EnvReader, Metrics } from '@chatmesh/mesh';
 import { Cassandra } from '@chatmesh/mesh/cassandra';
-import { PulsarClient } from '@chatmesh/mesh/pulsar';
+import { PulsarAdmin, PulsarClient } from '@chatmesh/mesh/pulsar';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { Authority } from '../certificates.js';
 import { WireClient } from '../client.js';
@@ -170,7 +170,8 @@ describe('Pulsar with TLS and tokens', () => {
     const client = await PulsarClient.create({ ...config, logger });
     try {
       const topic = `persistent://${config.namespace}/events`;
-      const log = await PulsarMessageLog.open(client, { topic, epoch: 0, logger });
+      const admin = new PulsarAdmin({ ...config, url: config.adminUrl });
+      const log = await PulsarMessageLog.open(client, { topic, epoch: 0, admin, now: Date.now, logger });
       const received: string[] = [];
       const consumer = await log.consume(
         (records) => {

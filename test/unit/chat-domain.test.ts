@@ -1,7 +1,6 @@
 import { createHash, createHmac, randomBytes } from 'node:crypto';
 import { fromBinary, toBinary } from '@bufbuild/protobuf';
 import { AcceptLimit } from '@chatmesh/chat/domain/accept-limit';
-import { monotonic } from '@chatmesh/chat/domain/clock';
 import { confirmableId, deviceMark, receiptOf, standingReceipt } from '@chatmesh/chat/domain/events';
 import { Fingerprinter } from '@chatmesh/chat/domain/fingerprint';
 import { derivedId, isUuid, NIL_DEVICE, receiptEventId, serverMessageId } from '@chatmesh/chat/domain/ids';
@@ -203,14 +202,6 @@ describe('receipts', () => {
   test('of a copy are not taken for those of the message, also on the same device', () => {
     expect(deviceMark(true, NIL_DEVICE)).not.toBe(deviceMark(false, NIL_DEVICE));
     expect(deviceMark(false, SENDER)).toBe(SENDER);
-  });
-});
-
-describe('the monotonic clock', () => {
-  test('follows the clock below and never goes back', () => {
-    const times = [5, 7, 6, 7, 3, 8];
-    const now = monotonic(() => times.shift() as number);
-    expect([now(), now(), now(), now(), now(), now()]).toEqual([5, 7, 7, 7, 7, 8]);
   });
 });
 

@@ -3,33 +3,39 @@ import { expect, test } from '@jest/globals';
 
 const SESSIONS = 100_000;
 const ROUND = 25;
-const SILENT_MS = 60_000;
+const SILENT = 61;
 
-/** A session whose client answers each ping, as long as it is there. */
+/** A session whose client answers each ping, as long as it is there, with a frame or with a part of one. */
 class FakeSession {
   readonly number: number;
   expiresAtMs = Number.MAX_VALUE;
   present = true;
   pings = 0;
-  #lastHeardAtMs = 0;
-  readonly sink = { ping: () => this.#pinged() };
-  readonly #looked: () => void;
-  readonly #now: () => number;
+  heardAtTurn = 0;
+  seenBytes = 0;
+  paused = false;
+  readonly sink;
+  readonly #turns: () => number;
 
-  constructor(number: number, now: () => number, looked: () => void = () => {}) {
+  constructor(number: number, turns: () => number, looked: () => void = () => {}) {
     this.number = number;
-    this.#now = now;
-    this.#looked = looked;
-  }
-
-  get lastHeardAtMs(): number {
-    this.#looked();
-    return this.#lastHeardAtMs;
+    this.#turns = turns;
+    this.sink = {
+      bytes: 0,
+      bufferedBytes: 0,
+      ping: () => this.#pinged(),
+      get receivedBytes() {
+        looked();
+        return this.bytes;
+      },
+    };
   }
 
   #pinged(): void {
     this.pings++;
-    if (this.present) this.#lastHeardAtMs = this.#now();
+    if (!this.present) return;
+    this.heardAtTurn = this.#turns();
+    this.sink.bytes += 6;
   }
 }
 
@@ -44,7 +50,7 @@ function wheel(count: number, looked?: () => void) {
     ends.push(`${session.number} ${why} at ${nowMs / 1000} s`);
     sessions.delete(session);
   };
-  const all = Array.from({ length: count }, (_, i) => new FakeSession(i + 1, () => nowMs, looked));
+  const all = Array.from({ length: count }, (_, i) => new FakeSession(i + 1, () => sessions.turns, looked));
   for (const session of all) sessions.add(session, nowMs);
   const turn = (times: number) => {
     for (let i = 0; i < times; i++) {
@@ -71,21 +77,21 @@ test('a second costs 100,000 idle sessions nothing but the pings of a 25th of th
   expect(ends).toEqual([]);
 });
 
-test('a session of which nothing is heard for 60 s is over within the next turn, wherever it stands in the round', () => {
+test('a session of which nothing is heard for 60 s is over within the next two turns, wherever it stands in the round', () => {
   const { all, ends, turn } = wheel(ROUND);
   turn(ROUND);
   const gone = all.map((session) => {
     session.present = false;
-    return `${session.number} silent at ${(session.lastHeardAtMs + SILENT_MS) / 1000} s`;
+    return `${session.number} silent at ${session.heardAtTurn + SILENT} s`;
   });
-  turn((2 * SILENT_MS) / TURN_MS);
+  turn(2 * SILENT);
   expect(ends.toSorted()).toEqual(gone.toSorted());
 });
 
 test('a session that is heard of in time stays', () => {
   const { all, ends, turn } = wheel(ROUND);
   for (const session of all) session.present = false;
-  turn(SILENT_MS / TURN_MS - 1);
+  turn(SILENT - 1);
   for (const session of all) {
     session.present = true;
     session.sink.ping();
@@ -118,4 +124,41 @@ test('a session that has ended is not looked at any more', () => {
   sessions.delete(one);
   turn(100);
   expect([ends, one.pings, sessions.size, [...sessions].length]).toEqual([[], 0, 1, 1]);
+});
+
+test('a session of whose frames only parts come stays as long as there are bytes', () => {
+  const { all, ends, turn } = wheel(ROUND);
+  for (const session of all) session.present = false;
+  for (let i = 0; i < 3 * SILENT; i++) {
+    for (const session of all) session.sink.bytes += 800;
+    turn(1);
+  }
+  expect(ends).toEqual([]);
+  turn(SILENT - 2);
+  expect(ends).toEqual([]);
+  turn(ROUND + 1);
+  expect(ends).toHaveLength(ROUND);
+});
+
+test('a session is not silent while nothing is read from it, unless what it is sent stands still', () => {
+  const { all, ends, turn } = wheel(2);
+  const [unread, stuck] = all as [FakeSession, FakeSession];
+  for (const session of all) Object.assign(session, { present: false, paused: true });
+  stuck.sink.bufferedBytes = 2 ** 20;
+  turn(3 * SILENT);
+  expect(ends).toEqual([`${stuck.number} silent at ${SILENT} s`]);
+  unread.paused = false;
+  turn(SILENT + ROUND);
+  expect(ends).toHaveLength(2);
+});
+
+test('while the process stands still nobody is silent: the next turn is one turn later, however late', () => {
+  const { sessions, all, ends, turn } = wheel(ROUND);
+  turn(ROUND + 10);
+  for (const session of all) session.present = false;
+  turn(20);
+  sessions.turn(Date.UTC(2026, 2, 1));
+  for (const session of all) session.present = true;
+  turn(4 * ROUND);
+  expect(ends).toEqual([]);
 });

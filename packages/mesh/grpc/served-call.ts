@@ -1,4 +1,5 @@
 import type { ServerDuplexStream, ServerUnaryCall, ServerWritableStream } from '@grpc/grpc-js';
+import { monotonicMs } from '../clock.js';
 import type { MeshError } from '../errors.js';
 import { cancellation } from './bidi.js';
 import type { CallContext } from './types.js';
@@ -24,7 +25,7 @@ export interface ServedCallOptions {
 export class ServedCall implements CallContext {
   readonly #call: AnyServerCall;
   readonly #options: ServedCallOptions;
-  /** Milliseconds since 1970; Infinity is none. */
+  /** By the monotonic clock; Infinity is none. */
   readonly #deadlineAtMs: number;
   readonly #timer: NodeJS.Timeout | undefined;
   /** Made when somebody asks: most handlers never do. */
@@ -38,11 +39,12 @@ export class ServedCall implements CallContext {
     const { defaultDeadlineMs } = options;
     const deadlineAtMs = Number(call.getDeadline());
     if (deadlineAtMs === Number.POSITIVE_INFINITY && defaultDeadlineMs !== undefined) {
-      this.#deadlineAtMs = Date.now() + defaultDeadlineMs;
+      this.#deadlineAtMs = monotonicMs() + defaultDeadlineMs;
       // grpc-js watches the deadlines that clients set, and this one is not on the wire.
       this.#timer = setTimeout(() => this.fail(cancellation({ getDeadline: () => 0 })), defaultDeadlineMs).unref();
     } else {
-      this.#deadlineAtMs = deadlineAtMs;
+      // grpc-js has made a time of the day of what the client has sent, which is how long it will wait.
+      this.#deadlineAtMs = monotonicMs() + deadlineAtMs - Date.now();
     }
     (call as ServerUnaryCall<Buffer, Buffer>).once('cancelled', () => {
       const reason = cancellation(call);
@@ -58,7 +60,9 @@ export class ServedCall implements CallContext {
   }
 
   get deadlineMs(): number | undefined {
-    return this.#deadlineAtMs === Number.POSITIVE_INFINITY ? undefined : Math.max(0, this.#deadlineAtMs - Date.now());
+    return this.#deadlineAtMs === Number.POSITIVE_INFINITY
+      ? undefined
+      : Math.max(0, this.#deadlineAtMs - monotonicMs());
   }
 
   get metadata(): Record<string, string> {

@@ -13,21 +13,21 @@ const LESS = 0.7;
  */
 export class AcceptLimit {
   readonly #lagMs: () => number;
-  readonly #now: () => number;
+  readonly #monotonicMs: () => number;
   #value = MOST;
   #steppedAt = 0;
 
-  /** @param lagMs how long an event takes through the log. @param now milliseconds, never going back */
-  constructor(lagMs: () => number, now: () => number) {
+  /** @param lagMs how long an event takes through the log. @param monotonicMs a monotonic clock */
+  constructor(lagMs: () => number, monotonicMs: () => number) {
     this.#lagMs = lagMs;
-    this.#now = now;
+    this.#monotonicMs = monotonicMs;
   }
 
   /** The limit now, 16 to 2,048. */
   get value(): number {
-    const steps = (this.#now() - this.#steppedAt) / STEP_MS;
+    const steps = (this.#monotonicMs() - this.#steppedAt) / STEP_MS;
     if (steps >= 1) {
-      this.#steppedAt = this.#now();
+      this.#steppedAt = this.#monotonicMs();
       if (this.#lagMs() > LAG_MS) this.#value = Math.max(LEAST, Math.round(this.#value * LESS));
       else this.#value = Math.min(MOST, Math.round(this.#value + MORE * steps));
     }

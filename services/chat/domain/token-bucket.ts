@@ -40,7 +40,7 @@ export class TokenBuckets {
     this.#telling = Math.max(1, Math.floor(limit.burst / SHARES));
   }
 
-  /** Takes one token of `key`: 0 when there was one, else the milliseconds until there will be. */
+  /** Takes one token of `key` at a time of a monotonic clock: 0 when there was one, else the milliseconds until there will be. */
   take(key: string, nowMs: number): number {
     const { rate, burst } = this.#limit;
     if (rate === 0) return 0;

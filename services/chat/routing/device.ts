@@ -16,6 +16,7 @@ export interface Tracked {
   readonly traceparent: string;
   /** The record on the log, as long as the log holds it. */
   record: LogRecord | undefined;
+  /** When it was handed to this owner, by the monotonic clock. */
   readonly receivedAtMs: number;
   /** An operator has had it handled again: whoever sent it was told that it failed, and is not told otherwise. */
   readonly redriven: boolean;
@@ -40,6 +41,7 @@ export interface Delivery {
   row: 'none' | 'writing' | 'written';
   /** Confirmed durably while the row was being written: the row goes as soon as it is there. */
   confirmedEarly: boolean;
+  /** When it was transmitted last, by the monotonic clock. */
   sentAtMs: number;
   attempts: number;
 }
@@ -48,6 +50,7 @@ export interface Delivery {
 export interface AttachedSession {
   readonly link: EdgeLink;
   readonly number: number;
+  /** Milliseconds since 1970. */
   readonly attachedAtMs: number;
   /** The edge has confirmed the attachment. */
   ready: boolean;
@@ -147,10 +150,10 @@ export class Device {
     return { settling: this.#settling?.size ?? 0, appending: this.#appending?.size ?? 0 };
   }
 
-  /** When the oldest of what is not confirmed was last transmitted, milliseconds since 1970; 0 when all is confirmed. */
-  get oldestUnconfirmedAtMs(): number {
+  /** When the oldest of what is not confirmed was last transmitted, by the monotonic clock; undefined when all is confirmed. */
+  get oldestUnconfirmedAtMs(): number | undefined {
     const [oldest] = this.#window?.values() ?? [];
-    return oldest?.sentAtMs ?? 0;
+    return oldest?.sentAtMs;
   }
 
   /** What has to happen before the device is sent more; '' when nothing has to. */

@@ -1,4 +1,4 @@
-import { Batcher } from '@chatmesh/mesh';
+import { Batcher, type MonotonicClock } from '@chatmesh/mesh';
 
 /** What the router knows of a user. */
 export interface DirectoryUser {
@@ -20,6 +20,7 @@ export interface DirectoryClient {
 
 interface CachedEntry {
   readonly user: DirectoryUser | Absent;
+  /** When it came, by the monotonic clock. */
   readonly atMs: number;
 }
 
@@ -36,23 +37,23 @@ const MAX_PER_REQUEST = 1000;
 /** A cache before the directory. Questions that come together become one request. */
 export class CachedDirectory {
   readonly #client: DirectoryClient;
-  readonly #now: () => number;
+  readonly #monotonicMs: MonotonicClock;
   readonly #entries = new Map<string, CachedEntry>();
   readonly #questions = new Batcher((ids: readonly string[]) => this.#ask(ids), { maxKeys: MAX_PER_REQUEST });
   /** Users whose entries are being asked for again, and those among them that wait for the next round. */
   readonly #refreshing = new Set<string>();
   #due: string[] = [];
 
-  constructor(client: DirectoryClient, now: () => number) {
+  constructor(client: DirectoryClient, monotonicMs: MonotonicClock) {
     this.#client = client;
-    this.#now = now;
+    this.#monotonicMs = monotonicMs;
   }
 
   /** The user if the cache may answer, else undefined: then {@link find} asks. */
   peek(userId: string): DirectoryUser | Absent | undefined {
     const entry = this.#entries.get(userId);
     if (!entry) return undefined;
-    const age = this.#now() - entry.atMs;
+    const age = this.#monotonicMs() - entry.atMs;
     if (age > (entry.user ? MAX_AGE_MS : ABSENT_MS)) return undefined;
     if (age > REFRESH_MS) this.#refresh(userId);
     return entry.user;
@@ -97,6 +98,6 @@ export class CachedDirectory {
   #remember(id: string, user: DirectoryUser | Absent): void {
     this.#entries.delete(id);
     if (this.#entries.size >= MAX_ENTRIES) this.#entries.delete(this.#entries.keys().next().value as string);
-    this.#entries.set(id, { user, atMs: this.#now() });
+    this.#entries.set(id, { user, atMs: this.#monotonicMs() });
   }
 }

@@ -1,7 +1,7 @@
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import { type Push, type RouteResponse, RouteResponseSchema } from '@chatmesh/gen/chat/v1/router';
 import { PushWire, RouteResponseWire } from '@chatmesh/gen/wire/chat/v1/router';
-import { Departure, type MeshClock } from '@chatmesh/mesh';
+import { Departure, type MeshClock, monotonicMs } from '@chatmesh/mesh';
 import type { Device } from './device.js';
 
 /** Where an edge's frames go. */
@@ -56,7 +56,7 @@ export class EdgeLink {
 
   /** Tells the time when there has been nothing else to say for a while. */
   tellTime(): void {
-    if (performance.now() - this.#wroteAt >= TELL_TIME_MS) this.#out.soon();
+    if (monotonicMs() - this.#wroteAt >= TELL_TIME_MS) this.#out.soon();
   }
 
   /** Sends an encoded event to a session, at the end of this turn of the event loop or a little later. */
@@ -125,11 +125,11 @@ export class EdgeLink {
   }
 
   /** Notes that every confirmation up to `sequence` is recorded. */
-  recordedThrough(sequence: number, nowMs: number): void {
-    this.#recorded.push({ sequence, atMs: nowMs });
+  recordedThrough(sequence: number): void {
+    this.#recorded.push({ sequence, atMs: monotonicMs() });
   }
 
-  /** The last sequence recorded at `beforeMs` or earlier that the edge has not been told of. */
+  /** The last sequence recorded at `beforeMs` of the monotonic clock or earlier that the edge has not been told of. */
   recordedBefore(beforeMs: number): number | undefined {
     return this.#recorded.findLast(({ atMs }) => atMs <= beforeMs)?.sequence;
   }
@@ -169,7 +169,7 @@ export class EdgeLink {
 
   #write(frame: RouteResponse): void {
     frame.clockMs = BigInt(this.#clock.now());
-    this.#wroteAt = performance.now();
+    this.#wroteAt = monotonicMs();
     this.#sink.write(frame);
   }
 }

@@ -1,7 +1,7 @@
 import type { LogEvent, MessageEvent } from '@chatmesh/gen/chat/v1/log';
 import type { Submit } from '@chatmesh/gen/chat/v1/router';
 import { LogEventWire, MessageEventWire } from '@chatmesh/gen/wire/chat/v1/log';
-import { ChurnMap, type MeshClock, MeshError, type Span, type Traces, toMeshError } from '@chatmesh/mesh';
+import { ChurnMap, type MeshClock, MeshError, monotonicMs, type Span, type Traces, toMeshError } from '@chatmesh/mesh';
 import type { AcceptLimit } from '../domain/accept-limit.js';
 import { standingReceipt } from '../domain/events.js';
 import type { Fingerprinter } from '../domain/fingerprint.js';
@@ -249,7 +249,7 @@ export class Ingress {
       return new MeshError('permission_denied', 'the recipient does not accept messages from this sender');
     if (!this.#deps.log.takesMessages(submission.receiverId))
       return new MeshError('unavailable', 'not accepted: too much waits to be delivered, send again later');
-    const retryAfterMs = this.#deps.rates.take(submission.senderId, this.#deps.clock.now());
+    const retryAfterMs = this.#deps.rates.take(submission.senderId, monotonicMs());
     if (retryAfterMs > 0) return new MeshError('resource_exhausted', 'too many messages', { retryAfterMs });
     return undefined;
   }

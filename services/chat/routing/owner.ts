@@ -6,11 +6,13 @@ import {
   ChurnSet,
   type Logger,
   type MeshError,
+  monotonicMs,
   RecentIds,
   type Span,
   sleep,
   type Traces,
   traceFields,
+  type WallClock,
 } from '@chatmesh/mesh';
 import { confirmationOf, type ReceiptSubject, receiptOf, traceparentOf } from '../domain/events.js';
 import type { InboxStore } from '../stores/inbox-store.js';
@@ -65,7 +67,8 @@ export interface OwnerDeps {
   readonly statuses: StatusStore;
   readonly directory: CachedDirectory;
   readonly presence: SessionFinder;
-  readonly now: () => number;
+  /** When something happens, as users are told: no earlier than any message was accepted. */
+  readonly now: WallClock;
   readonly logger: Logger;
   readonly traces?: Traces | undefined;
   readonly options: OwnerOptions;
@@ -86,7 +89,7 @@ const SEEN_EVENTS = 100_000;
 export class Owner {
   readonly inbox: InboxStore;
   readonly statuses: StatusStore;
-  readonly now: () => number;
+  readonly now: WallClock;
   /** Devices with something in their window. */
   readonly unconfirmed = new ChurnSet<Device>();
   readonly #deps: OwnerDeps;
@@ -105,7 +108,7 @@ export class Owner {
   readonly #seenCopies = new RecentIds(SEEN_EVENTS);
   #consumer: LogConsumer | undefined;
   #timer: NodeJS.Timeout | undefined;
-  #sweptAt = performance.now();
+  #sweptAt = monotonicMs();
   #releasing = false;
   /** Called when an event is transmitted, with the time since its acceptance. */
   onTransmitted: (message: NonNullable<Tracked['message']>) => void = () => {};
@@ -137,6 +140,12 @@ export class Owner {
       whileUnavailable: (attempt) => this.whileUnavailable(attempt),
       tellSender: (event, position) => this.fail(event, position, 'undeliverable'),
     });
+  }
+
+  /** What a moment of the monotonic clock is called: so long before {@link now} as it is ago, whatever the machine's clock was set to since. */
+  told(pastMs: number, nowMs = this.now(), passedMs = monotonicMs()): number {
+    // Clocks tell whole milliseconds, rounded down: rounded up, what comes later is not told to be earlier.
+    return Math.ceil(nowMs - (passedMs - pastMs));
   }
 
   /** How many users have an actor here. */
@@ -358,7 +367,7 @@ export class Owner {
   /** A recipient may have become idle. */
   idle(recipient: Recipient): void {
     if (this.#idle.has(recipient) || !recipient.idle) return;
-    recipient.idleSinceMs = this.now();
+    recipient.idleSinceMs = monotonicMs();
     this.#idle.add(recipient);
   }
 
@@ -465,9 +474,9 @@ export class Owner {
 
   #sweep(): void {
     const before = this.#sweptAt;
-    this.#sweptAt = performance.now();
-    if (this.#sweptAt - before > STOOD_STILL_MS) return;
-    const nowMs = this.now();
+    const nowMs = monotonicMs();
+    this.#sweptAt = nowMs;
+    if (nowMs - before > STOOD_STILL_MS) return;
     this.#storeHeld(nowMs - this.#deps.options.maxHoldMs);
     for (const device of [...this.unconfirmed]) if (this.owns(device.recipient.userId)) this.#retransmit(device, nowMs);
     void this.#releaseConfirmations(nowMs);

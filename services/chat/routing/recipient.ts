@@ -1,7 +1,7 @@
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import type { MessageEvent, SessionEvent } from '@chatmesh/gen/chat/v1/log';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
-import { ChurnMap } from '@chatmesh/mesh';
+import { ChurnMap, monotonicMs } from '@chatmesh/mesh';
 import { confirmableId, deviceMark, type LogEvent, receiptOf, traceparentOf } from '../domain/events.js';
 import { UNCLAIMED_DEVICE } from '../domain/ids.js';
 import type { InboxRow } from '../stores/inbox-store.js';
@@ -34,7 +34,7 @@ export class Recipient {
   readonly devices = new Map<string, Device>();
   /** False where the user's "read" counts as "delivered". */
   readReceipts = true;
-  /** When it last had something to do; decides when it is forgotten. */
+  /** When it last had something to do, by the monotonic clock; decides when it is forgotten. */
   idleSinceMs = 0;
   readonly #owner: Owner;
   /** Events in a window or settling, by id. */
@@ -176,6 +176,7 @@ export class Recipient {
   confirm(device: Device, status: MessageStatus, ids: readonly string[]): Promise<string[]> | undefined {
     let late: string[] | undefined;
     const atMs = this.#owner.now();
+    const passedMs = monotonicMs();
     for (const id of ids) {
       const delivery = device.window.get(id);
       if (delivery) {
@@ -187,11 +188,11 @@ export class Recipient {
         device.settling.add(id);
         // After a restart the log may still hand out what the inbox has brought already.
         if (!delivery.tracked.message && !delivery.tracked.record) rememberAck(device, id);
-        this.#record(delivery.tracked, device, status, atMs, delivery);
+        this.#record(delivery.tracked, device, status, atMs, passedMs, delivery);
         continue;
       }
       const tracked = device.settling.has(id) ? this.#tracked.get(id) : undefined;
-      if (tracked) this.#record(tracked, device, status, atMs, undefined);
+      if (tracked) this.#record(tracked, device, status, atMs, passedMs, undefined);
       else if (late) late.push(id);
       else late = [id];
     }
@@ -481,7 +482,7 @@ export class Recipient {
     const session = device.session as NonNullable<Device['session']>;
     const delivery = newDelivery(tracked, device, position, counted);
     delivery.row = row;
-    delivery.sentAtMs = this.#owner.now();
+    delivery.sentAtMs = monotonicMs();
     tracked.deliveries++;
     device.count(delivery, 1);
     if (device.window.size === 0) this.#owner.unconfirmed.add(device);
@@ -496,7 +497,7 @@ export class Recipient {
   #followed(delivery: Delivery, startedAtMs: number): string {
     const { traceparent } = delivery.tracked;
     if (traceparent === '') return '';
-    const span = this.#owner.follow('chat.deliver', delivery, startedAtMs);
+    const span = this.#owner.follow('chat.deliver', delivery, this.#owner.told(startedAtMs));
     span?.end();
     return span?.traceparent ?? traceparent;
   }
@@ -640,8 +641,15 @@ export class Recipient {
     link.attach(number, device, openedAt === undefined);
   }
 
-  /** Writes a confirmation of a tracked event down; `delivery` settles with it. */
-  #record(tracked: Tracked, device: Device, status: MessageStatus, atMs: number, delivery: Delivery | undefined): void {
+  /** Writes a confirmation of a tracked event down, which came at `atMs`, or `passedMs` of the monotonic clock; `delivery` settles with it. */
+  #record(
+    tracked: Tracked,
+    device: Device,
+    status: MessageStatus,
+    atMs: number,
+    passedMs: number,
+    delivery: Delivery | undefined,
+  ): void {
     const { message, record } = tracked;
     if (!message) {
       // While other devices still lack the receipt, this one's ack lives in the log's acknowledgement or the inbox.
@@ -679,8 +687,8 @@ export class Recipient {
         readAtMs: tracked.readAtMs,
         failedAtMs: 0,
         code: '',
-        takenAtMs: delivery ? tracked.receivedAtMs : 0,
-        transmittedAtMs: delivery?.sentAtMs ?? 0,
+        takenAtMs: delivery ? this.#owner.told(tracked.receivedAtMs, atMs, passedMs) : 0,
+        transmittedAtMs: delivery ? this.#owner.told(delivery.sentAtMs, atMs, passedMs) : 0,
       },
       receipt,
       delivery,
@@ -779,7 +787,7 @@ export class Recipient {
         redriven,
         traceparent: traceparentOf(event),
         record: undefined,
-        receivedAtMs: this.#owner.now(),
+        receivedAtMs: monotonicMs(),
         open: 0,
         deliveries: 0,
         deliveredAtMs: known?.deliveredAtMs ?? 0,

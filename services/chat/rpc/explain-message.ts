@@ -49,9 +49,11 @@ export async function explainMessage(
   const copied = senderId === recipientId ? [] : others;
   const copyRows = await Promise.all(copied.map((device) => hasCopy(inbox, senderId, device, id)));
   const record = (await read()) ?? first;
-  const places = devices.map((device, i) => placeOf(device, record.devices.includes(device), rows[i], handled[0]));
+  const places = devices.map((device, i) =>
+    placeOf(device, record.devices.includes(device), rows[i], handled[0], owner),
+  );
   const copies = copied.map((device, i) =>
-    placeOf(device, record.devices.includes(deviceMark(true, device)), copyRows[i], handled[1]),
+    placeOf(device, record.devices.includes(deviceMark(true, device)), copyRows[i], handled[1], owner),
   );
   return {
     state: stateOf(record),
@@ -81,6 +83,7 @@ function placeOf(
   confirmed: boolean,
   inInbox: boolean | undefined,
   handled: ReturnType<Owner['whereabouts']>,
+  owner: Owner,
 ): Place {
   if (confirmed) return { deviceId, kind: MessagePlaceKind.CONFIRMED };
   const transmitted = handled.transmitted.get(deviceId);
@@ -89,7 +92,7 @@ function placeOf(
     return {
       deviceId,
       kind: MessagePlaceKind.IN_FLIGHT,
-      transmittedAtMs: BigInt(Math.round(sentAtMs)),
+      transmittedAtMs: BigInt(owner.told(sentAtMs)),
       repeats: attempts,
     };
   }

@@ -1,6 +1,6 @@
 import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
-import { ChurnMap, MeshError } from '@chatmesh/mesh';
+import { ChurnMap, MeshError, type WallClock } from '@chatmesh/mesh';
 import type { LmdbEnvironment, Table } from '@chatmesh/mesh/lmdb';
 import { acceptedAtMs } from '../domain/events.js';
 import { entryOf, payloadsOf, type StoredEntry } from './lmdb-log-entry.js';
@@ -16,7 +16,15 @@ const POSITION_DIGITS = 13;
 /** Events that wait to be handed out and need not be read from the store for that. */
 const MAX_WARM = 20_000;
 const META_NEXT = 0;
+const META_TIME = 1;
 const NONE = Number.POSITIVE_INFINITY;
+
+export interface LmdbLogOptions {
+  /** For a status store in the same environment: what publishers record then goes out with the group commit of their events. */
+  readonly recordsTogether?: boolean;
+  /** No earlier than any event that is being published was accepted. */
+  readonly now?: WallClock;
+}
 
 /** The events of one group commit, as they were published. */
 interface Events {
@@ -90,6 +98,8 @@ export class LmdbMessageLog implements MessageLog {
   readonly #meta: Table<number, number>;
   readonly #name: string;
   readonly #recordsTogether: boolean;
+  readonly #now: WallClock;
+  readonly publishedUntilMs: number;
   readonly #slots: Slot[] = Array.from({ length: SLOTS }, () => ({
     owner: undefined,
     next: undefined,
@@ -126,14 +136,20 @@ export class LmdbMessageLog implements MessageLog {
   #dispatching: NodeJS.Immediate | undefined;
   #writable = true;
 
-  private constructor(environment: LmdbEnvironment, name: string, recordsTogether: boolean) {
+  private constructor(
+    environment: LmdbEnvironment,
+    name: string,
+    { recordsTogether = false, now = Date.now }: LmdbLogOptions,
+  ) {
     this.#environment = environment;
     this.#name = name;
     this.#recordsTogether = recordsTogether;
+    this.#now = now;
     this.#entries = environment.sequence<StoredEntry>(`${name}.entries`);
     this.#acks = environment.sequence<number[]>(`${name}.acks`);
     this.#meta = environment.sequence<number>(`${name}.meta`);
     this.#next = this.#meta.get(META_NEXT) ?? 1;
+    this.publishedUntilMs = this.#meta.get(META_TIME) ?? 0;
     this.#repeatsBelow = this.#next;
     this.#handedOut = this.#next;
     this.#durable = this.#next;
@@ -152,13 +168,12 @@ export class LmdbMessageLog implements MessageLog {
   }
 
   /**
-   * Opens the topic `name` of an environment. `recordsTogether` is for a status store in the same environment: what
-   * publishers record then goes out with the group commit of their events.
+   * Opens the topic `name` of an environment.
    *
    * @throws MeshError `failed_precondition` when an entry is damaged.
    */
-  static open(environment: LmdbEnvironment, name: string, options = { recordsTogether: false }): LmdbMessageLog {
-    return new LmdbMessageLog(environment, name, options.recordsTogether);
+  static open(environment: LmdbEnvironment, name: string, options: LmdbLogOptions = {}): LmdbMessageLog {
+    return new LmdbMessageLog(environment, name, options);
   }
 
   /** Events published and not yet acknowledged. */
@@ -232,6 +247,7 @@ export class LmdbMessageLog implements MessageLog {
       this.#group = undefined;
       this.#entries.put(group.first, entryOf(group.payloads));
       this.#meta.put(META_NEXT, this.#next);
+      this.#meta.put(META_TIME, this.#now());
       // What is done with goes with what is new: a group commit of its own would cost as much as one that carries something.
       if (this.#whole.length > 0) this.#removeWhole(write);
     });

@@ -77,6 +77,11 @@ export interface MessageLog extends AsyncDisposable {
    * @throws MeshError `unavailable`
    */
   consume(handle: (records: LogRecord[]) => void, options: ConsumeOptions): Promise<LogConsumer>;
+  /**
+   * When the last was published of what is, or ever was, on the log as it was opened, by its publisher's clock, or a little later;
+   * milliseconds since 1970, 0 where nothing was. Everything that was accepted before was accepted no later.
+   */
+  readonly publishedUntilMs: number;
   /** False while the last attempt to write failed. */
   readonly writable: boolean;
   /**

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
-import { type Logger, MeshError, sleep, toMeshError } from '@chatmesh/mesh';
+import { type Logger, MeshError, sleep, toMeshError, type WallClock } from '@chatmesh/mesh';
 import type { MessagePlace, PulsarAdmin, PulsarClient, PulsarProducer } from '@chatmesh/mesh/pulsar';
 import { traceparentOf } from '../domain/events.js';
 import type { ConsumeOptions, LogConsumer, LogRecord, MessageLog, Position } from './message-log.js';
@@ -12,8 +12,12 @@ export interface PulsarLogOptions {
   readonly topic: string;
   /** 0 to 255: grows when the cluster is replaced by another one, whose places begin anew. */
   readonly epoch: number;
-  /** How much may wait in a partition, bytes, and who knows; without it the broker's own limit is the only one. */
-  readonly backlog?: { readonly admin: PulsarAdmin; readonly maxBytes: number; readonly pollMs?: number } | undefined;
+  /** Knows where the last messages are, and how much waits. */
+  readonly admin: PulsarAdmin;
+  /** How much may wait in a partition, bytes; without it the broker's own limit is the only one. */
+  readonly backlog?: { readonly maxBytes: number; readonly pollMs?: number } | undefined;
+  /** No earlier than any event that is being published was accepted. */
+  readonly now: WallClock;
   readonly logger: Logger;
 }
 
@@ -23,6 +27,8 @@ const REVIVE_MS = 500;
 const BACKLOG_POLL_MS = 5_000;
 /** The client waits up to a minute between its attempts to reconnect; so long it may try alone. */
 const PATIENCE_MS = 2_000;
+/** Routers hear of each other's clocks within a second or so: by so much, at most, another message is later than a partition's last. */
+const CLOCKS_DIFFER_MS = 2_000;
 
 /**
  * The message log on a partitioned topic of Pulsar. A user's events go to one partition, so a batch may hold those of many
@@ -32,6 +38,7 @@ export class PulsarMessageLog implements MessageLog {
   readonly #client: PulsarClient;
   readonly #options: PulsarLogOptions;
   readonly #partitions: readonly Partition[];
+  readonly publishedUntilMs: number;
   readonly #consumers = new Set<PulsarLogConsumer>();
   /** The partition that the last publishing failed on. */
   #refusing: number | undefined;
@@ -41,10 +48,16 @@ export class PulsarMessageLog implements MessageLog {
   #polling: NodeJS.Timeout | undefined;
   #closed = false;
 
-  private constructor(client: PulsarClient, options: PulsarLogOptions, partitions: readonly Partition[]) {
+  private constructor(
+    client: PulsarClient,
+    options: PulsarLogOptions,
+    partitions: readonly Partition[],
+    publishedUntilMs: number,
+  ) {
     this.#client = client;
     this.#options = options;
     this.#partitions = partitions;
+    this.publishedUntilMs = publishedUntilMs;
     this.#reviving = setInterval(() => this.#revive(), REVIVE_MS).unref();
     const { backlog } = options;
     if (backlog) {
@@ -73,6 +86,7 @@ export class PulsarMessageLog implements MessageLog {
         `the Pulsar topic ${options.topic} is not prepared: run npx chatmesh migrate`,
       );
     }
+    const lastMs = Math.max(...(await Promise.all(topics.map((topic) => lastTimeOf(topic, client, options.admin)))));
     const made = await Promise.allSettled(topics.map((topic) => client.producer(topic)));
     const partitions: Partition[] = [];
     for (const [i, result] of made.entries()) {
@@ -89,7 +103,7 @@ export class PulsarMessageLog implements MessageLog {
       await Promise.all(partitions.map(({ producer }) => producer.close()));
       throw failed.reason;
     }
-    return new PulsarMessageLog(client, options, partitions);
+    return new PulsarMessageLog(client, options, partitions, lastMs === 0 ? 0 : lastMs + CLOCKS_DIFFER_MS);
   }
 
   get writable(): boolean {
@@ -151,7 +165,7 @@ export class PulsarMessageLog implements MessageLog {
     const { producer } = this.#partitions[partition] as Partition;
     // The client would keep it until its time is over: whoever sends can decide for himself.
     if (!producer.connected) return Promise.reject(new MeshError('unavailable', 'the message log does not answer'));
-    return producer.send(data, traceparent === '' ? undefined : { traceparent });
+    return producer.send(data, this.#options.now(), traceparent === '' ? undefined : { traceparent });
   }
 
   #partitionOf(userId: string): number {
@@ -163,8 +177,8 @@ export class PulsarMessageLog implements MessageLog {
     return hex(this.#options.epoch, 2) + hex(ledger, 12) + hex(entry, 8) + hex(index, 4);
   }
 
-  async #poll({ admin, maxBytes }: NonNullable<PulsarLogOptions['backlog']>): Promise<void> {
-    const { logger, topic } = this.#options;
+  async #poll({ maxBytes }: NonNullable<PulsarLogOptions['backlog']>): Promise<void> {
+    const { admin, logger, topic } = this.#options;
     try {
       const sizes = await admin.backlogBytes(topic, SUBSCRIPTION);
       const full = new Set(
@@ -226,6 +240,12 @@ interface Partition {
   producer: PulsarProducer;
   downSinceMs: number | undefined;
   reviving: boolean;
+}
+
+/** When the last message of a partition was published; 0 where there is none. */
+async function lastTimeOf(topic: string, client: PulsarClient, admin: PulsarAdmin): Promise<number> {
+  const place = await admin.lastPlace(topic);
+  return place ? client.timeAt(topic, place) : 0;
 }
 
 function hex(value: number, digits: number): string {

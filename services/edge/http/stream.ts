@@ -31,6 +31,11 @@ export class StreamSink implements ClientSink {
     return this.#bytes;
   }
 
+  /** Bytes cannot be seen here: a frame that is taken, or comes, is the sign of life. */
+  get receivedBytes(): number {
+    return 0;
+  }
+
   /** Frames until the session ends. @throws MeshError the reason of the end, where it is one. */
   async *frames(signal: AbortSignal): AsyncGenerator<ServerFrame> {
     for (;;) {

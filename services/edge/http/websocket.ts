@@ -1,4 +1,5 @@
 import type { IncomingMessage } from 'node:http';
+import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { httpStatus, type Logger, MeshError, toMeshError } from '@chatmesh/mesh';
 import { type RawData, type WebSocket, WebSocketServer } from 'ws';
@@ -27,16 +28,14 @@ export class WebSocketEndpoint {
   readonly #server: WebSocketServer;
   readonly #admission: Admission;
   readonly #sessions: SessionTable;
-  readonly #now: () => number;
   readonly #logger: Logger;
   /** How many upgrades were answered with each HTTP status; 101 is a connection. */
   readonly answers = new Map<number, number>();
   #pending = 0;
 
-  constructor(options: { admission: Admission; sessions: SessionTable; now: () => number; logger: Logger }) {
+  constructor(options: { admission: Admission; sessions: SessionTable; logger: Logger }) {
     this.#admission = options.admission;
     this.#sessions = options.sessions;
-    this.#now = options.now;
     this.#logger = options.logger;
     this.#server = new WebSocketServer({
       noServer: true,
@@ -95,13 +94,13 @@ export class WebSocketEndpoint {
 
   #begin(client: WebSocket, socket: Duplex, identity: VerifiedToken, request: IncomingMessage): void {
     const heartbeats = protocolsOf(request).includes(HEARTBEAT_PROTOCOL);
-    const sink = new WebSocketSink(client, socket, identity.deviceId, heartbeats);
+    const sink = new WebSocketSink(client, socket as Socket, identity.deviceId, heartbeats);
     const session = this.#sessions.open(identity, sink);
     // One listener function for all connections; what differs is found through the socket.
-    const connection = { session, sink, sessions: this.#sessions, now: this.#now };
+    const connection = { session, sink, sessions: this.#sessions };
     (client as ClientSocket)[CONNECTION] = connection;
     (socket as RawSocket)[CONNECTION] = connection;
-    socket.on('drain', onDrain);
+    (socket as Socket).on('drain', onDrain);
     client.on('message', onMessage);
     client.on('pong', onPong);
     client.on('close', onClose);
@@ -116,21 +115,20 @@ interface Connection {
   readonly session: Session;
   readonly sink: WebSocketSink;
   readonly sessions: SessionTable;
-  readonly now: () => number;
 }
 
 interface ClientSocket extends WebSocket {
   [CONNECTION]: Connection;
 }
 
-interface RawSocket extends Duplex {
+interface RawSocket extends Socket {
   [CONNECTION]: Connection;
 }
 
 function onMessage(this: WebSocket, data: RawData, isBinary: boolean): void {
-  const { session, sessions, now } = (this as ClientSocket)[CONNECTION];
+  const { session, sessions } = (this as ClientSocket)[CONNECTION];
   if (session.closed) return;
-  session.lastHeardAtMs = now();
+  sessions.heard(session);
   const text = isBinary ? '' : (data as Buffer).toString('utf8');
   let action: ClientAction;
   try {
@@ -152,12 +150,12 @@ function onMessage(this: WebSocket, data: RawData, isBinary: boolean): void {
 }
 
 function onPong(this: WebSocket): void {
-  const { session, now } = (this as ClientSocket)[CONNECTION];
-  session.lastHeardAtMs = now();
+  const { session, sessions } = (this as ClientSocket)[CONNECTION];
+  sessions.heard(session);
 }
 
 /** The kernel has taken all that was written. */
-function onDrain(this: Duplex): void {
+function onDrain(this: Socket): void {
   (this as RawSocket)[CONNECTION].sink.flush();
 }
 
@@ -175,13 +173,13 @@ function ignore(): void {}
  */
 class WebSocketSink implements ClientSink {
   readonly #client: WebSocket;
-  readonly #socket: Duplex;
+  readonly #socket: Socket;
   readonly #deviceId: string;
   readonly #heartbeats: boolean;
   /** Not written yet; undefined when there are none. */
   #turn: TextFrames | undefined;
 
-  constructor(client: WebSocket, socket: Duplex, deviceId: string, heartbeats: boolean) {
+  constructor(client: WebSocket, socket: Socket, deviceId: string, heartbeats: boolean) {
     this.#client = client;
     this.#socket = socket;
     this.#deviceId = deviceId;
@@ -190,6 +188,11 @@ class WebSocketSink implements ClientSink {
 
   get bufferedBytes(): number {
     return this.#client.bufferedAmount + (this.#turn?.length ?? 0);
+  }
+
+  get receivedBytes(): number {
+    const { bytesRead, bytesWritten, writableLength } = this.#socket;
+    return writableLength === 0 ? bytesRead : bytesRead + bytesWritten - writableLength;
   }
 
   accepted(clientMessageId: string, serverMessageId: string, acceptedAtMs: number, deduplicated: boolean): void {

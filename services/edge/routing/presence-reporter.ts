@@ -1,5 +1,5 @@
 import { type Session as PresenceSession, SessionService } from '@chatmesh/gen/presence/v1/session';
-import { type ClientOptions, createClient, type Logger } from '@chatmesh/mesh';
+import { type ClientOptions, createClient, type Logger, monotonicMs } from '@chatmesh/mesh';
 import type { Session } from '../sessions/session.js';
 import type { SessionObserver } from '../sessions/session-table.js';
 
@@ -23,7 +23,8 @@ export class PresenceReporter implements SessionObserver {
   #full = true;
   #reporting = false;
   #timer: NodeJS.Timeout | undefined;
-  #lastReportAtMs = 0;
+  /** By the monotonic clock, as is the next. */
+  #lastReportAtMs = Number.NEGATIVE_INFINITY;
   #notBeforeMs = 0;
   #stopped = false;
 
@@ -56,10 +57,10 @@ export class PresenceReporter implements SessionObserver {
 
   async #report(): Promise<void> {
     const changed = this.#opened.length > 0 || this.#closed.length > 0 || this.#full;
-    const due = Date.now() - this.#lastReportAtMs >= HEARTBEAT_MS;
-    if (this.#reporting || (!changed && !due) || Date.now() < this.#notBeforeMs) return;
+    const due = monotonicMs() - this.#lastReportAtMs >= HEARTBEAT_MS;
+    if (this.#reporting || (!changed && !due) || monotonicMs() < this.#notBeforeMs) return;
     this.#reporting = true;
-    this.#lastReportAtMs = Date.now();
+    this.#lastReportAtMs = monotonicMs();
     const full = this.#full;
     const opened = full ? [...this.#all()].map(entryOf) : this.#opened;
     const closed = full ? [] : this.#closed;
@@ -82,7 +83,7 @@ export class PresenceReporter implements SessionObserver {
     } catch (error) {
       // What was lost here is made good by a full report.
       this.#full = true;
-      this.#notBeforeMs = Date.now() + RETRY_MS;
+      this.#notBeforeMs = monotonicMs() + RETRY_MS;
       if (!this.#stopped) this.#logger.debug({ err: error }, 'presence did not take a report');
     } finally {
       this.#reporting = false;

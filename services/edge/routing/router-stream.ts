@@ -142,10 +142,7 @@ export class RouterStream {
         this.#heard = true;
         this.#reconnectMs = FIRST_RECONNECT_MS;
         if (!this.#clock.hear(Number(response.clockMs)))
-          this.#logger.error(
-            { router: this.address },
-            "a router's clock is more than a minute ahead; it is not followed",
-          );
+          this.#logger.error({ router: this.address }, "a router's clock is more than a day ahead; it is not followed");
         this.#listener.connected(this);
       }
       this.#receive(response);

@@ -2,7 +2,15 @@ import { create } from '@bufbuild/protobuf';
 import { MessageStatus, type ReceiptUpdate, ReceiptUpdateSchema } from '@chatmesh/gen/chat/v1/frames';
 import type { Push, RouteResponse, Submit, SubmitResult } from '@chatmesh/gen/chat/v1/router';
 import { SubmitWire } from '@chatmesh/gen/wire/chat/v1/router';
-import { type Logger, MeshError, type MeshTls, RecentIdMap, type Traces } from '@chatmesh/mesh';
+import {
+  type Logger,
+  MeshError,
+  type MeshTls,
+  monotonicMs,
+  RecentIdMap,
+  type Traces,
+  type WallClock,
+} from '@chatmesh/mesh';
 import { isBadFrame, MAX_BAD_FRAMES } from '../domain/bad-frames.js';
 import { CLOSE } from '../domain/close-codes.js';
 import { type ClientAction, MAX_IDS } from '../domain/frames.js';
@@ -28,7 +36,7 @@ export interface SessionTableDeps {
   readonly logger: Logger;
   readonly tls?: MeshTls | undefined;
   readonly traces?: Traces | undefined;
-  readonly now: () => number;
+  readonly now: WallClock;
   readonly turnMs?: number | undefined;
   readonly checkToken: TokenCheck;
   readonly observer: SessionObserver;
@@ -122,7 +130,9 @@ export class SessionTable implements RouterListener {
 
   start(): void {
     this.routers.start();
-    this.#timer = setInterval(() => this.#onTurn(), this.#deps.turnMs ?? TURN_MS).unref();
+    // Timers come first when the process has stood still; what has come meanwhile is read before the sessions are looked at.
+    const turn = () => setImmediate(() => this.#onTurn());
+    this.#timer = setInterval(turn, this.#deps.turnMs ?? TURN_MS).unref();
   }
 
   /** How many sessions a user has here. */
@@ -138,14 +148,13 @@ export class SessionTable implements RouterListener {
 
   /** Begins a session; an older one of the same device is closed with 4409. */
   open(identity: Identity, sink: ClientSink): Session {
-    const nowMs = this.#deps.now();
-    const session = new Session(this.#nextNumber++, identity, sink, nowMs);
+    const session = new Session(this.#nextNumber++, identity, sink);
     for (const other of this.of(identity.userId)) {
       if (other.deviceId === identity.deviceId)
         this.close(other, CLOSE.replaced, 'replaced by a newer connection of the same device');
     }
     this.counts.opened++;
-    this.#sessions.add(session, nowMs);
+    this.#sessions.add(session, this.#deps.now());
     const others = this.of(identity.userId);
     this.#byUser.set(identity.userId, others.length === 0 ? session : [...others, session]);
     this.#announce(session, false);
@@ -184,7 +193,12 @@ export class SessionTable implements RouterListener {
     this.#deps.observer.closed(session);
   }
 
-  /** Carries out what a client asks for. The client was heard of. */
+  /** The client has given a sign of life. */
+  heard(session: Session): void {
+    session.heardAtTurn = this.#sessions.turns;
+  }
+
+  /** Carries out what a client asks for. */
   act(session: Session, action: ClientAction): void {
     switch (action.kind) {
       case 'send':
@@ -260,7 +274,7 @@ export class SessionTable implements RouterListener {
   /** Tells every client to go elsewhere and waits until what they sent is answered; then closes them. */
   async drain(deadlineMs: number): Promise<void> {
     this.#draining = true;
-    const until = this.#deps.now() + deadlineMs;
+    const until = monotonicMs() + deadlineMs;
     for (const session of this.#sessions) session.sink.goingAway(Math.floor(Math.random() * 5_000));
     await this.#settled(until);
     for (const session of [...this.#sessions]) this.close(session, CLOSE.goingAway, 'draining');
@@ -426,7 +440,7 @@ export class SessionTable implements RouterListener {
     // What is on its way through one router must not be overtaken through another.
     const router = session.unanswered > 1 && session.via?.connected ? session.via : this.routers.of(session.userId);
     session.via = router;
-    const sentAtMs = performance.now();
+    const sentAtMs = monotonicMs();
     let again = false;
     const answer: SubmitAnswer = (result) => {
       const next = again || session.closed ? undefined : this.#instead(router, session.userId, result);
@@ -437,7 +451,7 @@ export class SessionTable implements RouterListener {
         return;
       }
       this.#inflow.answered(session);
-      this.onAnswered((performance.now() - sentAtMs) / 1000);
+      this.onAnswered((monotonicMs() - sentAtMs) / 1000);
       if (session.closed) return;
       if (result instanceof MeshError) session.sink.error(result, clientMessageId);
       else if (result.refusal) session.sink.error(refusalError(result.refusal), clientMessageId);
@@ -525,7 +539,7 @@ export class SessionTable implements RouterListener {
   }
 
   #announce(session: Session, reopened: boolean): void {
-    session.openedAtMs = this.#deps.now();
+    session.openedAtMs = monotonicMs();
     if (!session.owner) {
       this.#unattached.delete(session);
       this.#unattached.add(session);
@@ -537,18 +551,17 @@ export class SessionTable implements RouterListener {
   }
 
   #onTurn(): void {
-    const nowMs = this.#deps.now();
     for (const confirmation of this.#late) if (!this.#passing.has(confirmation)) this.#passOn(confirmation);
-    this.#sessions.turn(nowMs);
+    this.#sessions.turn(this.#deps.now());
     // Each that is announced again goes to the end, where nothing is due.
     for (const session of this.#unattached) {
-      if (nowMs - session.openedAtMs < REOPEN_MS) break;
+      if (monotonicMs() - session.openedAtMs < REOPEN_MS) break;
       this.#announce(session, session.announced);
     }
   }
 
   async #settled(untilMs: number): Promise<void> {
-    while (!(this.routers.settled && this.#late.size === 0) && this.#deps.now() < untilMs) {
+    while (!(this.routers.settled && this.#late.size === 0) && monotonicMs() < untilMs) {
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
   }

@@ -20,6 +20,11 @@ export interface ClientSink {
   pause(paused: boolean): void;
   /** Bytes that the client has not taken yet. */
   readonly bufferedBytes: number;
+  /**
+   * Changes with each byte that comes from the client, also of a frame that is not whole, and, while the kernel takes no more for
+   * it, with each that it takes. Where it never changes, only {@link SessionTable.heard} tells signs of life.
+   */
+  readonly receivedBytes: number;
 }
 
 /** A confirmation that no router has taken yet. */
@@ -52,12 +57,14 @@ export class Session {
   expiresAtMs: number;
   signedBy: SigningKey | undefined;
   owner: RouterStream | undefined;
-  /** When it was last announced to a router. */
+  /** When it was last announced to a router, by the monotonic clock. */
   openedAtMs = 0;
   announced = false;
   caughtUp = false;
   closed = false;
-  lastHeardAtMs: number;
+  /** As {@link SessionWheel} needs them. */
+  heardAtTurn = 0;
+  seenBytes = 0;
   /** Submits without an answer. */
   unanswered = 0;
   /** The router that took the last submit. */
@@ -77,13 +84,12 @@ export class Session {
   /** Confirmations that wait for an owner; undefined when there are none. */
   kept: KeptConfirmation[] | undefined;
 
-  constructor(number: number, identity: Identity, sink: ClientSink, nowMs: number) {
+  constructor(number: number, identity: Identity, sink: ClientSink) {
     this.number = number;
     this.userId = identity.userId;
     this.deviceId = identity.deviceId;
     this.expiresAtMs = identity.expiresAtMs;
     this.signedBy = identity.signedBy;
     this.sink = sink;
-    this.lastHeardAtMs = nowMs;
   }
 }

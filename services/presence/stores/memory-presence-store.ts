@@ -1,10 +1,13 @@
+import type { MonotonicClock, WallClock } from '@chatmesh/mesh';
 import { LastSeen } from '../domain/last-seen.js';
 import { SessionTable } from '../domain/session-table.js';
 import type { EdgeReport, LiveSession, PresenceStore } from './presence-store.js';
 
 export interface MemoryPresenceOptions {
-  /** Milliseconds since 1970. */
-  readonly now: () => number;
+  /** For when users were last seen. */
+  readonly now: WallClock;
+  /** For leases. */
+  readonly monotonicMs: MonotonicClock;
   /** Whose last seen is kept. */
   readonly maxLastSeen?: number;
   readonly lastSeenTtlMs?: number;
@@ -14,7 +17,9 @@ interface Edge {
   /** What the table calls it; another one after each full report. */
   readonly number: number;
   readonly edgeId: string;
+  /** Milliseconds since 1970. */
   reportedAtMs: number;
+  /** By the monotonic clock. */
   expiresAtMs: number;
 }
 
@@ -26,7 +31,8 @@ const DEFAULT_LAST_SEEN_TTL_MS = 30 * 24 * 3_600_000;
  * expires first, and takes the sessions of an expired edge out in one pass.
  */
 export class MemoryPresenceStore implements PresenceStore {
-  readonly #now: () => number;
+  readonly #now: WallClock;
+  readonly #monotonicMs: MonotonicClock;
   readonly #sessions = new SessionTable();
   readonly #lastSeen: LastSeen;
   readonly #edges = new Map<string, Edge>();
@@ -35,8 +41,9 @@ export class MemoryPresenceStore implements PresenceStore {
   #nextNumber = 1;
   #firstExpiryMs = Number.POSITIVE_INFINITY;
 
-  constructor({ now, maxLastSeen, lastSeenTtlMs }: MemoryPresenceOptions) {
+  constructor({ now, monotonicMs, maxLastSeen, lastSeenTtlMs }: MemoryPresenceOptions) {
     this.#now = now;
+    this.#monotonicMs = monotonicMs;
     this.#lastSeen = new LastSeen({
       maxUsers: maxLastSeen ?? DEFAULT_MAX_LAST_SEEN,
       ttlMs: lastSeenTtlMs ?? DEFAULT_LAST_SEEN_TTL_MS,
@@ -55,12 +62,13 @@ export class MemoryPresenceStore implements PresenceStore {
   }
 
   async report({ edgeId, leaseMs, full, opened, closed }: EdgeReport): Promise<{ known: boolean }> {
-    const nowMs = this.#expire();
+    this.#expire();
+    const nowMs = this.#now();
     const before = this.#edges.get(edgeId);
     if (!before && !full) return { known: false };
     const edge = before && !full ? before : this.#addEdge(edgeId);
     edge.reportedAtMs = nowMs;
-    edge.expiresAtMs = nowMs + leaseMs;
+    edge.expiresAtMs = this.#monotonicMs() + leaseMs;
     this.#firstExpiryMs = Math.min(this.#firstExpiryMs, edge.expiresAtMs);
     for (const session of opened) {
       this.#sessions.add({ ...session, edge: edge.number });
@@ -88,7 +96,8 @@ export class MemoryPresenceStore implements PresenceStore {
   }
 
   async lastSeen(userIds: readonly string[]): Promise<Map<string, number>> {
-    const nowMs = this.#expire();
+    this.#expire();
+    const nowMs = this.#now();
     const times = new Map<string, number>();
     for (const userId of userIds) {
       const atMs = this.#sessions.has(userId) ? undefined : this.#lastSeen.of(userId, nowMs);
@@ -120,10 +129,9 @@ export class MemoryPresenceStore implements PresenceStore {
     return edge;
   }
 
-  /** @returns now */
-  #expire(): number {
-    const nowMs = this.#now();
-    if (nowMs < this.#firstExpiryMs) return nowMs;
+  #expire(): void {
+    const nowMs = this.#monotonicMs();
+    if (nowMs < this.#firstExpiryMs) return;
     this.#firstExpiryMs = Number.POSITIVE_INFINITY;
     for (const edge of this.#edges.values()) {
       if (edge.expiresAtMs > nowMs) {
@@ -133,7 +141,6 @@ export class MemoryPresenceStore implements PresenceStore {
       this.#edges.delete(edge.edgeId);
       this.#drop(edge, edge.reportedAtMs);
     }
-    return nowMs;
   }
 
   #drop(edge: Edge, lastSeenMs: number): void {

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { monotonicMs } from '@chatmesh/mesh';
 import { MemoryPresenceStore } from '@chatmesh/presence';
 import { describe, expect, test } from '@jest/globals';
 
@@ -9,14 +10,14 @@ describe('last seen in memory', () => {
   };
 
   test('is kept of so many users only, and those who left first are forgotten first', async () => {
-    const store = new MemoryPresenceStore({ now: () => 5_000, maxLastSeen: 2 });
+    const store = new MemoryPresenceStore({ now: () => 5_000, monotonicMs, maxLastSeen: 2 });
     const users = [randomUUID(), randomUUID(), randomUUID()];
     for (const user of users) await leave(store, user);
     expect([...(await store.lastSeen(users)).keys()]).toEqual(users.slice(1));
   });
 
   test('leaving again counts as leaving last', async () => {
-    const store = new MemoryPresenceStore({ now: () => 5_000, maxLastSeen: 2 });
+    const store = new MemoryPresenceStore({ now: () => 5_000, monotonicMs, maxLastSeen: 2 });
     const users = [randomUUID(), randomUUID(), randomUUID()] as const;
     for (const user of [users[0], users[1], users[0], users[2]]) await leave(store, user);
     expect([...(await store.lastSeen(users)).keys()]).toEqual([users[0], users[2]]);
@@ -24,7 +25,7 @@ describe('last seen in memory', () => {
 
   test('is forgotten after its time', async () => {
     let nowMs = 5_000;
-    const store = new MemoryPresenceStore({ now: () => nowMs, lastSeenTtlMs: 60_000 });
+    const store = new MemoryPresenceStore({ now: () => nowMs, monotonicMs, lastSeenTtlMs: 60_000 });
     const user = randomUUID();
     await leave(store, user);
     nowMs += 59_999;

@@ -2,6 +2,7 @@
  * What an idle session costs presence: `node --expose-gc test/dist/unit/presence/memory.js [SESSIONS]`.
  */
 import { randomUUID } from 'node:crypto';
+import { monotonicMs } from '@chatmesh/mesh';
 import { MemoryPresenceStore } from '@chatmesh/presence';
 
 const sessions = Number(process.argv[2] ?? 100_000);
@@ -15,7 +16,7 @@ const used = () => {
   return heapUsed + arrayBuffers;
 };
 
-const store = new MemoryPresenceStore({ now: Date.now });
+const store = new MemoryPresenceStore({ now: Date.now, monotonicMs });
 const edgeId = randomUUID();
 await store.report({ edgeId, leaseMs: 600_000, full: true, opened: [], closed: [] });
 const before = used();
