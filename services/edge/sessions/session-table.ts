@@ -153,7 +153,7 @@ export class SessionTable implements RouterListener {
     this.#sessions.set(session.number, session);
     const others = this.of(identity.userId);
     this.#byUser.set(identity.userId, others.length === 0 ? session : [...others, session]);
-    this.#announce(session, false);
+    this.#announce(session);
     this.#deps.observer.opened(session);
     return session;
   }
@@ -259,15 +259,16 @@ export class SessionTable implements RouterListener {
 
   connected(stream: RouterStream): void {
     for (const session of this.#sessions.values()) {
-      if (!session.owner && (!session.announced || this.routers.of(session.userId) === stream))
-        this.#announce(session, session.announced);
+      if (!session.owner && (!session.announcedTo || this.routers.of(session.userId) === stream))
+        this.#announce(session);
     }
   }
 
   disconnected(stream: RouterStream, untaken: UntakenConfirmation[]): void {
     const orphans: Session[] = [];
     for (const session of this.#sessions.values()) {
-      if (session.owner !== stream) continue;
+      // What was announced to a router that has gone is announced again, too.
+      if ((session.owner ?? session.announcedTo) !== stream) continue;
       session.owner = undefined;
       orphans.push(session);
     }
@@ -275,7 +276,7 @@ export class SessionTable implements RouterListener {
       if (session.closed) this.#confirmElsewhere(session, status, ids);
       else this.#keep(session, status, ids);
     }
-    for (const session of orphans) this.#announce(session, true);
+    for (const session of orphans) this.#announce(session);
   }
 
   response(stream: RouterStream, response: RouteResponse): void {
@@ -297,6 +298,15 @@ export class SessionTable implements RouterListener {
       if (session.owner === stream) session.owner = undefined;
       this.close(session, code, reason);
     }
+    for (const number of response.wanted) this.#wanted(stream, number);
+  }
+
+  /** A router asks for a session that it may own; one that was announced to it and has no owner is on its way there. */
+  #wanted(stream: RouterStream, number: number): void {
+    const session = this.#sessions.get(number);
+    if (!session || (!session.owner && session.announcedTo === stream)) return;
+    session.announcedTo = stream;
+    stream.open(session);
   }
 
   /** A router has lost sessions to another one. */
@@ -307,7 +317,7 @@ export class SessionTable implements RouterListener {
       if (session?.owner === stream) released.add(session);
     }
     this.#orphan(stream, released);
-    for (const session of released) this.#announce(session, true);
+    for (const session of released) this.#announce(session);
   }
 
   /** A router takes sessions, from others that may not know yet. */
@@ -324,7 +334,7 @@ export class SessionTable implements RouterListener {
       this.#orphan(owner, sessions);
       for (const { number } of sessions) owner.attachResult(number, false);
     }
-    for (const { session: number, withoutOpening } of attaches) this.#attach(stream, number, withoutOpening);
+    for (const { session: number, order } of attaches) this.#attach(stream, number, Number(order));
   }
 
   /** What the sessions confirmed to an owner that may have lost them is for the next one. */
@@ -333,19 +343,19 @@ export class SessionTable implements RouterListener {
     for (const { session, status, ids } of owner.takeBack(sessions)) this.#keep(session, status, ids);
   }
 
-  #attach(stream: RouterStream, number: number, withoutOpening: boolean): void {
+  #attach(stream: RouterStream, number: number, order: number): void {
     const session = this.#sessions.get(number);
     if (!session) {
       stream.attachResult(number, false);
       return;
     }
     session.owner = stream;
+    session.order = order;
     const { kept } = session;
     session.kept = undefined;
     // Confirmations stand before attach results in a frame: the owner hears of them before it sends anything.
     for (const { status, ids } of kept ?? []) stream.confirm(session, status, ids);
     stream.attachResult(number, true);
-    if (withoutOpening && !session.caughtUp) this.#announce(session, true);
     if (session.paused) this.#relieve(session);
   }
 
@@ -522,12 +532,10 @@ export class SessionTable implements RouterListener {
     }
   }
 
-  #announce(session: Session, reopened: boolean): void {
+  #announce(session: Session): void {
     session.openedAtMs = this.#deps.now();
-    const router = this.routers.of(session.userId);
-    if (!router) return;
-    session.announced = true;
-    router.open(session, reopened);
+    session.announcedTo = this.routers.of(session.userId);
+    session.announcedTo?.open(session);
   }
 
   #onTick(): void {
@@ -539,7 +547,7 @@ export class SessionTable implements RouterListener {
       else if (nowMs - session.lastHeardAtMs >= SILENT_MS) this.close(session, CLOSE.silent, 'no heartbeat');
       else {
         if ((session.number + this.#tick) % PING_EVERY_TICKS === 0) session.sink.ping();
-        if (!session.owner && nowMs - session.openedAtMs >= REOPEN_MS) this.#announce(session, session.announced);
+        if (!session.owner && nowMs - session.openedAtMs >= REOPEN_MS) this.#announce(session);
         if (session.paused) this.#relieve(session);
       }
     }

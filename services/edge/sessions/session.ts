@@ -50,7 +50,12 @@ export class Session {
   owner: RouterStream | undefined;
   /** When it was last announced to a router. */
   openedAtMs = 0;
-  announced = false;
+  /** To which router; undefined where none could be reached. */
+  announcedTo: RouterStream | undefined;
+  /** Its place among the sessions of its device, as the owner that attached it last says; 0 before the first. */
+  order = 0;
+  /** When it began, by `performance.now()`. */
+  readonly beganAtMs = performance.now();
   caughtUp = false;
   closed = false;
   lastHeardAtMs: number;
