@@ -24,6 +24,8 @@ const RATE_SWEEP_MS = 10_000;
 /** What a test may replace. */
 export interface ChatOverrides extends Stores {
   readonly directory: DirectoryClient;
+  /** How long the router goes by what it knows of a user. */
+  readonly directoryMaxAgeMs: number;
   readonly presence: SessionFinder;
   readonly now: () => number;
   readonly owner: Partial<OwnerOptions>;
@@ -186,6 +188,7 @@ export class ChatService implements Service {
     const directory = new CachedDirectory(
       overrides.directory ?? closed(closing, new GrpcDirectory({ address: config.userAddress, logger, tls })),
       now,
+      overrides.directoryMaxAgeMs,
     );
     const presence =
       overrides.presence ?? closed(closing, new GrpcSessions({ address: config.presenceAddress, logger, tls }));

@@ -499,7 +499,7 @@ export function writeRouteResponse(w: WireWriter, m: RouteResponse): void {
     w.uint64(72, m.clockMs);
   }
   if (m.wanted.length > 0) {
-    const start = w.open(82);
+    const start = w.open(90);
     for (const one of m.wanted) w.packedUint32(one);
     w.close(start);
   }
@@ -542,10 +542,10 @@ export function readRouteResponse(r: WireReader, end: number, m: RouteResponse):
       case 72:
         m.clockMs = r.uint64();
         break;
-      case 80:
+      case 88:
         m.wanted.push(r.uint32());
         break;
-      case 82: {
+      case 90: {
         const last = r.end();
         while (r.position < last) m.wanted.push(r.uint32());
         r.done(last);
