@@ -1,5 +1,7 @@
 export { type ChatConfig, type PulsarConfig, readConfig, type ScyllaConfig } from './config.js';
 export { migrateLog, type Stores } from './engines.js';
+export { CachedDirectory, type DirectoryClient, type DirectoryUser } from './routing/directory.js';
+export type { LocatedSession, SessionFinder } from './routing/owner.js';
 export { type ChatOverrides, ChatService } from './service.js';
 export type { Claim, Claims } from './stores/claims.js';
 export type { InboxRow, InboxStore } from './stores/inbox-store.js';

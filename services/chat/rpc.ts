@@ -14,6 +14,7 @@ import { SubmitResultWire } from '@chatmesh/gen/wire/chat/v1/router';
 import { type BidiCall, type MeshClock, MeshError, type ServiceImpl } from '@chatmesh/mesh';
 import { confirmableId, confirmationOf } from './domain/events.js';
 import { isUuid, UNCLAIMED_DEVICE } from './domain/ids.js';
+import { placeOf } from './domain/session-order.js';
 import type { CachedDirectory } from './routing/directory.js';
 import { EdgeLink } from './routing/edge-link.js';
 import type { Acceptance, Ingress, Submission } from './routing/ingress.js';
@@ -70,11 +71,15 @@ export function routerRpc({ clock, ingress, owner, directory, log }: RpcDeps): S
           edge.release(session);
         }
         if (request.openedSessions.length > 0) {
-          const events = request.openedSessions.map(({ session, userId, deviceId, reopened }) => {
+          const events = request.openedSessions.map(({ session, userId, deviceId, ...opened }) => {
             directory.addDevice(userId, deviceId);
+            const { order, isNew } = placeOf(Number(opened.order), opened.ageMs, clock.now());
             return create(LogEventSchema, {
               userId,
-              kind: { case: 'session', value: { edgeId: edge.edgeId, session, deviceId, reopened } },
+              kind: {
+                case: 'session',
+                value: { edgeId: edge.edgeId, session, deviceId, order: BigInt(order), isNew },
+              },
             });
           });
           // Where the log refuses, the edge opens the sessions again with its next heartbeat.

@@ -37,6 +37,8 @@ const FAR_BEHIND_MS = 10_000;
 /** What a test may replace. */
 export interface ChatOverrides extends Stores {
   readonly directory: DirectoryClient;
+  /** How long the router goes by what it knows of a user. */
+  readonly directoryMaxAgeMs: number;
   readonly presence: SessionFinder;
   readonly now: WallClock;
   readonly owner: Partial<OwnerOptions>;
@@ -198,6 +200,7 @@ export class ChatService implements Service {
     const directory = new CachedDirectory(
       overrides.directory ?? closed(closing, new GrpcDirectory({ address: config.userAddress, logger, tls })),
       monotonicMs,
+      overrides.directoryMaxAgeMs,
     );
     const presence =
       overrides.presence ?? closed(closing, new GrpcSessions({ address: config.presenceAddress, logger, tls }));

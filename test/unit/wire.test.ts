@@ -241,9 +241,9 @@ describe('a generated codec', () => {
   });
 
   test('passes over a field of another wire type, as over one that it does not know', () => {
-    expect(SessionOpenedWire.decode(Uint8Array.of(0x0a, 1, 0x61, 0x20, 1))).toMatchObject({
+    expect(SessionOpenedWire.decode(Uint8Array.of(0x0a, 1, 0x61, 0x30, 1))).toMatchObject({
       session: 0,
-      reopened: true,
+      ageMs: 1,
     });
   });
 

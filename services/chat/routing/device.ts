@@ -54,8 +54,10 @@ export interface AttachedSession {
   readonly attachedAtMs: number;
   /** The edge has confirmed the attachment. */
   ready: boolean;
-  /** Position of the opening: caught_up follows everything up to it. Undefined until the opening was seen. */
-  openedAt: Position | undefined;
+  /** Of the device's sessions the one with the highest stays. */
+  readonly order: number;
+  /** Position of the opening: caught_up follows everything up to it. */
+  readonly openedAt: Position;
   caughtUp: boolean;
   /** Rows of the inbox that it was sent; undefined once the inbox had no more. */
   drained: number | undefined;
@@ -79,6 +81,8 @@ export class Device {
   readonly recipient: Recipient;
   state: 'offline' | 'draining' | 'live' = 'offline';
   session: AttachedSession | undefined;
+  /** The highest order of its sessions so far. */
+  highestOrder = 0;
   /** Deliveries of messages, and of receipts, that are in the window. */
   messagesOut = 0;
   receiptsOut = 0;

@@ -24,6 +24,13 @@ interface CachedEntry {
   readonly atMs: number;
 }
 
+/** A request that is under way. */
+interface Request {
+  readonly users: ReadonlyMap<string, DirectoryUser | Absent>;
+  /** Devices that were registered since it left, by user: its answer may lack them. */
+  readonly devices: Map<string, string[]>;
+}
+
 /** Entries older than this are asked for again, in the background while the old one still serves. */
 const REFRESH_MS = 5_000;
 /** Entries older than this serve no more: a directory that stays away makes senders see `unavailable`. */
@@ -38,15 +45,19 @@ const MAX_PER_REQUEST = 1000;
 export class CachedDirectory {
   readonly #client: DirectoryClient;
   readonly #monotonicMs: MonotonicClock;
+  readonly #maxAgeMs: number;
   readonly #entries = new Map<string, CachedEntry>();
   readonly #questions = new Batcher((ids: readonly string[]) => this.#ask(ids), { maxKeys: MAX_PER_REQUEST });
+  #underWay: Request | undefined;
   /** Users whose entries are being asked for again, and those among them that wait for the next round. */
   readonly #refreshing = new Set<string>();
   #due: string[] = [];
 
-  constructor(client: DirectoryClient, monotonicMs: MonotonicClock) {
+  /** @param maxAgeMs how long an entry serves that the directory does not answer for again. */
+  constructor(client: DirectoryClient, monotonicMs: MonotonicClock, maxAgeMs = MAX_AGE_MS) {
     this.#client = client;
     this.#monotonicMs = monotonicMs;
+    this.#maxAgeMs = maxAgeMs;
   }
 
   /** The user if the cache may answer, else undefined: then {@link find} asks. */
@@ -54,7 +65,7 @@ export class CachedDirectory {
     const entry = this.#entries.get(userId);
     if (!entry) return undefined;
     const age = this.#monotonicMs() - entry.atMs;
-    if (age > (entry.user ? MAX_AGE_MS : ABSENT_MS)) return undefined;
+    if (age > (entry.user ? this.#maxAgeMs : ABSENT_MS)) return undefined;
     if (age > REFRESH_MS) this.#refresh(userId);
     return entry.user;
   }
@@ -64,11 +75,18 @@ export class CachedDirectory {
     return this.#questions.get(userId);
   }
 
-  /** A device was registered just now. */
+  /** A device is registered, perhaps just now: the directory has it. */
   addDevice(userId: string, deviceId: string): void {
+    if (this.#underWay?.users.has(userId)) {
+      const { devices } = this.#underWay;
+      devices.set(userId, [...(devices.get(userId) ?? []), deviceId]);
+    }
     const entry = this.#entries.get(userId);
-    if (!entry?.user || entry.user.deviceIds.includes(deviceId)) return;
-    this.#entries.set(userId, { ...entry, user: { ...entry.user, deviceIds: [...entry.user.deviceIds, deviceId] } });
+    if (!entry) return;
+    // Whoever has a device is there.
+    if (!entry.user) this.#entries.delete(userId);
+    else if (!entry.user.deviceIds.includes(deviceId))
+      this.#entries.set(userId, { ...entry, user: withDevices(entry.user, [deviceId]) });
   }
 
   /** Nobody waits for it, so those of a while share a request. */
@@ -88,10 +106,19 @@ export class CachedDirectory {
     }, REFRESH_ROUND_MS).unref();
   }
 
+  /** One at a time: an answer does not overtake an older one. */
   async #ask(userIds: readonly string[]): Promise<(DirectoryUser | Absent)[]> {
     const found = new Map<string, DirectoryUser | Absent>(userIds.map((id) => [id, null]));
-    for (const user of await this.#client.resolve([...found.keys()])) found.set(user.userId, user);
-    for (const [id, user] of found) this.#remember(id, user);
+    const devices = new Map<string, string[]>();
+    this.#underWay = { users: found, devices };
+    try {
+      for (const user of await this.#client.resolve([...found.keys()]))
+        found.set(user.userId, withDevices(user, devices.get(user.userId) ?? []));
+    } finally {
+      this.#underWay = undefined;
+    }
+    // That somebody is not there is out of date when a device of theirs has come meanwhile.
+    for (const [id, user] of found) if (user || !devices.has(id)) this.#remember(id, user);
     return userIds.map((id) => found.get(id) ?? null);
   }
 
@@ -100,4 +127,9 @@ export class CachedDirectory {
     if (this.#entries.size >= MAX_ENTRIES) this.#entries.delete(this.#entries.keys().next().value as string);
     this.#entries.set(id, { user, atMs: this.#monotonicMs() });
   }
+}
+
+function withDevices(user: DirectoryUser, deviceIds: readonly string[]): DirectoryUser {
+  const missing = deviceIds.filter((id) => !user.deviceIds.includes(id));
+  return missing.length === 0 ? user : { ...user, deviceIds: [...new Set([...user.deviceIds, ...missing])] };
 }

@@ -90,9 +90,14 @@ export class EdgeLink {
   }
 
   /** Takes ownership of a session. */
-  attach(session: number, device: Device, withoutOpening: boolean): void {
+  attach(session: number, device: Device, order: number): void {
     this.sessions.set(session, device);
-    this.#add('attach', { session, withoutOpening });
+    this.#add('attach', { session, order: BigInt(order) });
+  }
+
+  /** Has the edge announce a session through this stream, whoever owns it so far. */
+  want(session: number): void {
+    this.#out.soon().wanted.push(session);
   }
 
   /** Tells the edge that somebody else owns a session's user now. What the device confirms until it is attached there is late. */

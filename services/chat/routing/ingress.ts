@@ -46,6 +46,8 @@ interface Pending {
   readonly id: string;
   message: MessageEvent | undefined;
   acceptedAtMs: number;
+  /** Whether the sender has other devices, which get a copy: as the same look-up says that decided about the message. */
+  copied: boolean;
   /** Where the message is followed. */
   readonly span: Span | undefined;
 }
@@ -127,7 +129,15 @@ export class Ingress {
         continue;
       }
       const id = serverMessageId(submission.senderId, submission.clientMessageId);
-      const next: Pending = { submission, answer: answer as Answer, id, message: undefined, acceptedAtMs: 0, span };
+      const next: Pending = {
+        submission,
+        answer: answer as Answer,
+        id,
+        message: undefined,
+        acceptedAtMs: 0,
+        copied: false,
+        span,
+      };
       if (this.#inFlight.has(id)) {
         // The same message is on its way: what becomes of it decides, and then this is a repeat.
         const behind = this.#inFlight.get(id);
@@ -186,20 +196,24 @@ export class Ingress {
     const receiver = this.#deps.directory.peek(submission.receiverId);
     if (sender === undefined || receiver === undefined) {
       this.#waiting.set(submission.senderId, []);
-      void this.#ask(pending);
+      void this.#ask(pending, sender, receiver);
       return;
     }
     this.#decide(pending, sender, receiver);
   }
 
-  /** Asks the directory, then goes on with this submission and those of the same sender behind it. */
-  async #ask(pending: Pending): Promise<void> {
+  /** Asks the directory for those who are not known, then goes on with this submission and those of the same sender behind it. */
+  async #ask(
+    pending: Pending,
+    knownSender: DirectoryUser | null | undefined,
+    knownReceiver: DirectoryUser | null | undefined,
+  ): Promise<void> {
     const { directory } = this.#deps;
     const { senderId, receiverId } = pending.submission;
     try {
       const [sender, receiver] = await Promise.all([
-        directory.peek(senderId) ?? directory.find(senderId),
-        directory.peek(receiverId) ?? directory.find(receiverId),
+        knownSender === undefined ? directory.find(senderId) : knownSender,
+        knownReceiver === undefined ? directory.find(receiverId) : knownReceiver,
       ]);
       this.#decide(pending, sender, receiver);
     } catch (error) {
@@ -219,6 +233,7 @@ export class Ingress {
       this.#finish(pending, refusal);
       return;
     }
+    pending.copied = wantsCopy(submission, sender);
     const acceptedAtMs = this.#deps.clock.now();
     // Fields are set one by one: that costs a third of creating the message from an initialiser.
     const message = MessageEventWire.create();
@@ -302,10 +317,10 @@ export class Ingress {
     /** For each event: whose record its position goes into; undefined for copies. */
     const originals: (MessageEvent | undefined)[] = [];
     const publishing = this.#publishing(batch);
-    for (const { submission, message } of batch) {
+    for (const { submission, message, copied } of batch) {
       events.push(eventOf(submission.receiverId, message));
       originals.push(message);
-      if (!this.#wantsCopy(submission)) continue;
+      if (!copied) continue;
       events.push(eventOf(submission.senderId, { ...message, copy: true }));
       originals.push(undefined);
     }
@@ -348,12 +363,6 @@ export class Ingress {
     const spans: Span[] = [];
     for (const { span } of batch) if (span) spans.push(traces.begin('log.publish', { parent: span.traceparent }));
     return spans;
-  }
-
-  /** Whether the sender has other devices, which get a copy. */
-  #wantsCopy({ senderId, senderDeviceId, receiverId }: Submission): boolean {
-    if (senderId === receiverId) return false;
-    return this.#deps.directory.peek(senderId)?.deviceIds.some((id) => id !== senderDeviceId) ?? false;
   }
 
   #repeat(pending: Pending, record: StatusRecord): void {
@@ -413,6 +422,11 @@ function usedBefore(): MeshError {
 }
 
 type Decided = Pending & { message: MessageEvent };
+
+/** Whether the sender has other devices. */
+function wantsCopy({ senderId, senderDeviceId, receiverId }: Submission, sender: DirectoryUser | null): boolean {
+  return senderId !== receiverId && sender !== null && sender.deviceIds.some((id) => id !== senderDeviceId);
+}
 
 function eventOf(userId: string, message: MessageEvent): LogEvent {
   const event = LogEventWire.create();

@@ -223,9 +223,7 @@ export class Owner {
   /** An edge has connected. */
   addLink(link: EdgeLink): void {
     this.#links.set(link.edgeId, link);
-    // Users whose keys came here before this edge did: the edge does not open sessions again that have another owner.
-    for (const recipient of this.#recipients.values())
-      void recipient.locate().catch((error) => this.drainFailed(error));
+    for (const recipient of this.#recipients.values()) recipient.linked(link);
   }
 
   /** An edge is gone, and its sessions with it. */
@@ -281,24 +279,20 @@ export class Owner {
 
   // What recipients need.
 
-  async lookUp(
-    userId: string,
-  ): Promise<{ user: DirectoryUser | null; sessions: { link: EdgeLink; number: number; deviceId: string }[] }> {
-    const { directory, presence, logger } = this.#deps;
-    const [user, located] = await Promise.all([
-      // Not from the cache: a device may have been registered through another router, and its event been handled there.
-      this.whileUnavailable(() => directory.find(userId)),
-      presence.sessions(userId).catch((error) => {
-        logger.warn({ err: error }, 'presence is away; sessions are attached when their edges open them again');
-        return [];
-      }),
-    ]);
-    const sessions: { link: EdgeLink; number: number; deviceId: string }[] = [];
-    for (const { edgeId, session, deviceId } of located) {
-      const link = this.#links.get(edgeId);
-      if (link) sessions.push({ link, number: session, deviceId });
+  /** Not from the cache: a device may have been registered through another router, and its event been handled there. */
+  find(userId: string): Promise<DirectoryUser | null> {
+    return this.whileUnavailable(() => this.#deps.directory.find(userId));
+  }
+
+  /** Where a user has sessions; nowhere while presence is away. */
+  async locate(userId: string): Promise<LocatedSession[]> {
+    const { presence, logger } = this.#deps;
+    try {
+      return await presence.sessions(userId);
+    } catch (error) {
+      logger.warn({ err: error }, 'presence is away; sessions are attached when their edges open them again');
+      return [];
     }
-    return { user, sessions };
   }
 
   append(delivery: Delivery): void {

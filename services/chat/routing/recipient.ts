@@ -4,13 +4,14 @@ import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { ChurnMap, monotonicMs } from '@chatmesh/mesh';
 import { confirmableId, deviceMark, type LogEvent, receiptOf, traceparentOf } from '../domain/events.js';
 import { UNCLAIMED_DEVICE } from '../domain/ids.js';
+import { type AnnouncedSession, orderBeside } from '../domain/session-order.js';
 import type { InboxRow } from '../stores/inbox-store.js';
 import type { LogRecord, Position } from '../stores/message-log.js';
 import { NOTHING_NEW, type StatusRecord } from '../stores/status-store.js';
 import { type Delivery, Device, type Tracked } from './device.js';
 import type { EdgeLink } from './edge-link.js';
 import { baseRecord } from './ledger.js';
-import type { Owner } from './owner.js';
+import type { LocatedSession, Owner } from './owner.js';
 
 const PAGE = 256;
 const DONE = Promise.resolve();
@@ -19,11 +20,18 @@ const MIN_PAGE = 32;
 const MAX_ACKED_EARLY = 4096;
 const CLOSE_BY_OPERATOR = [1008, 'ended by an operator'] as const;
 const CLOSE_SUSPENDED = [4403, 'the user is suspended'] as const;
+const CLOSE_REPLACED = [4409, 'replaced by a newer connection of the same device'] as const;
+/** A user has ten devices: more sessions than this are of edges that are gone. */
+const MAX_ELSEWHERE = 32;
+const NOWHERE: readonly SessionPlace[] = [];
 
 /** A session's opening, as the log tells it. */
-type OpenedSession = Pick<SessionEvent, 'edgeId' | 'session' | 'deviceId' | 'reopened'> & {
+interface OpenedSession extends AnnouncedSession {
+  readonly deviceId: string;
   readonly position: Position;
-};
+}
+
+type SessionPlace = Pick<LocatedSession, 'edgeId' | 'session'>;
 
 /**
  * The actor of one user: the only one that decides what the user's devices are sent. Records of the log are handled one
@@ -54,11 +62,9 @@ export class Recipient {
    */
   #knowsFrom: Position | undefined;
   #knowsAll = true;
-  /** Asked to {@link locate} while a step was on its way. */
-  #toLocate = false;
   #late: Promise<unknown> = DONE;
-  /** Opened sessions, the last of each device, whose edges have no stream to this router yet. */
-  #early: readonly OpenedSession[] = [];
+  /** Sessions whose edges have no stream to this router yet, the one heard of last at the end. */
+  #elsewhere = NOWHERE;
 
   /** @param tenure of the records that this actor handles: it ends when the user's key goes to another owner. */
   constructor(
@@ -109,7 +115,7 @@ export class Recipient {
 
   /** Loads what the stores know of the user; records wait meanwhile. */
   async load(): Promise<void> {
-    const { user, sessions } = await this.#owner.lookUp(this.userId);
+    const [user, sessions] = await Promise.all([this.#owner.find(this.userId), this.#owner.locate(this.userId)]);
     this.#exists = user !== null;
     if (user) {
       this.#suspended = user.suspended;
@@ -117,28 +123,34 @@ export class Recipient {
       for (const id of user.deviceIds) this.#register(id);
       const first = this.devices.values().next().value;
       if (first) await this.#claim(first);
-      for (const { link, deviceId, number } of sessions) {
-        const device = this.devices.get(deviceId);
-        if (device && !this.#abandoned) this.#attach(device, link, number, undefined, true);
-      }
+      // An owner that cannot be reached may have them still: only their edges know how new they are.
+      for (const place of sessions)
+        if (this.devices.has(place.deviceId) && !this.#isAnnounced(place)) this.#want(place);
     }
     this.#busy = false;
     this.#advance();
   }
 
-  /** Attaches sessions that this actor does not have because their edge had no stream to this router before. */
-  async locate(): Promise<void> {
-    this.#toLocate = this.#busy;
-    if (this.#busy || !this.#exists) return;
-    const early = this.#early;
-    this.#early = [];
-    for (const opened of early) this.#open(opened);
-    const { user, sessions } = await this.#owner.lookUp(this.userId);
-    this.#suspended = user?.suspended ?? false;
-    for (const { link, deviceId, number } of sessions) {
-      const device = this.devices.get(deviceId);
-      if (device && !device.session && !this.#abandoned) this.#attach(device, link, number, undefined, true);
-    }
+  /** An edge has connected: it announces here which of the user's sessions it has, whoever owns them so far. */
+  linked(link: EdgeLink): void {
+    if (this.#elsewhere.length === 0) return;
+    for (const { edgeId, session } of this.#elsewhere) if (edgeId === link.edgeId) link.want(session);
+    this.#elsewhere = this.#elsewhere.filter(({ edgeId }) => edgeId !== link.edgeId);
+  }
+
+  #want({ edgeId, session }: SessionPlace): void {
+    if (this.#abandoned) return;
+    const link = this.#owner.link(edgeId);
+    if (link) link.want(session);
+    else this.#elsewhere = [...this.#elsewhere, { edgeId, session }].slice(-MAX_ELSEWHERE);
+  }
+
+  /** Whether a session's announcement is among the records that wait. */
+  #isAnnounced({ edgeId, session }: SessionPlace): boolean {
+    return this.#waiting.some(
+      ({ event: { kind } }) =>
+        kind.case === 'session' && kind.value.edgeId === edgeId && kind.value.session === session,
+    );
   }
 
   /**
@@ -294,7 +306,6 @@ export class Recipient {
       const waiting = this.#step(record);
       if (waiting) this.#hold(record, waiting);
     }
-    if (this.#toLocate && !this.#busy) void this.locate().catch((error) => this.#owner.drainFailed(error));
     if (this.#waiting.length === 0) this.#owner.idle(this);
   }
 
@@ -331,7 +342,7 @@ export class Recipient {
         return undefined;
       case 'session': {
         const { deviceId } = kind.value;
-        const opened = { ...kind.value, position: record.position };
+        const opened = openedBy(kind.value, record.position);
         const open = () =>
           this.#withDevice(deviceId, () => {
             this.#open(opened);
@@ -360,7 +371,7 @@ export class Recipient {
   }
 
   async #lookAgain(): Promise<void> {
-    const { user } = await this.#owner.lookUp(this.userId);
+    const user = await this.#owner.find(this.userId);
     this.#suspended = user?.suspended ?? false;
   }
 
@@ -591,54 +602,53 @@ export class Recipient {
   /** Tells the session that it is caught up, when everything accepted before it opened has been transmitted. */
   #caughtUp(device: Device, everything: boolean): void {
     const { session } = device;
-    if (!session?.openedAt || session.caughtUp) return;
+    if (!session || session.caughtUp) return;
     if (!everything && (device.cursor === undefined || device.cursor < session.openedAt)) return;
     session.caughtUp = true;
     session.link.caughtUp(session.number);
   }
 
-  /** Attaches a session that was opened; one whose edge has no stream to this router yet has to wait for that. */
+  /** Attaches a session that was opened; one whose edge has no stream to this router yet is asked for when it has. */
   #open(opened: OpenedSession): void {
-    const { deviceId, edgeId, session, reopened, position } = opened;
-    const device = this.devices.get(deviceId);
-    const link = this.#owner.link(edgeId);
+    const device = this.devices.get(opened.deviceId);
+    const link = this.#owner.link(opened.edgeId);
     if (!device || this.#abandoned) return;
-    if (link) this.#attach(device, link, session, position, reopened);
-    else this.#early = [...this.#early.filter((other) => other.deviceId !== deviceId), opened];
+    if (link) this.#attach(device, link, opened);
+    else this.#want(opened);
   }
 
-  #attach(device: Device, link: EdgeLink, number: number, openedAt: Position | undefined, reopened: boolean): void {
+  #attach(device: Device, link: EdgeLink, opened: OpenedSession): void {
+    const { session: number, position } = opened;
     if (this.#suspended) {
       link.closeSession(number, ...CLOSE_SUSPENDED);
       return;
     }
     const current = device.session;
-    if (current && current.link === link && current.number === number) {
-      current.openedAt ??= openedAt;
-      if (device.state === 'live') this.#caughtUp(device, true);
+    if (current && current.link === link && current.number === number) return;
+    const present = current && { edgeId: current.link.edgeId, session: current.number, order: current.order };
+    const order = orderBeside(opened, present, device.highestOrder);
+    if (order === undefined) {
+      link.closeSession(number, ...CLOSE_REPLACED);
       return;
     }
     if (current) {
-      const stale = current.link === link && number < current.number;
-      if (stale || (reopened && current.ready)) {
-        link.closeSession(number, 4409, 'replaced by a newer connection of the same device');
-        return;
-      }
       this.detach(device, current.link, current.number);
-      current.link.closeSession(current.number, 4409, 'replaced by a newer connection of the same device');
+      current.link.closeSession(current.number, ...CLOSE_REPLACED);
     }
+    device.highestOrder = Math.max(device.highestOrder, order);
     device.session = {
       link,
       number,
       attachedAtMs: this.#owner.now(),
       ready: false,
-      openedAt,
+      order,
+      openedAt: position,
       caughtUp: false,
       drained: 0,
     };
     device.state = 'draining';
     device.cursor = undefined;
-    link.attach(number, device, openedAt === undefined);
+    link.attach(number, device, order);
   }
 
   /** Writes a confirmation of a tracked event down, which came at `atMs`, or `passedMs` of the monotonic clock; `delivery` settles with it. */
@@ -817,6 +827,10 @@ export class Recipient {
     this.#owner.acknowledge(tracked.record);
     tracked.record = undefined;
   }
+}
+
+function openedBy({ edgeId, session, deviceId, order, isNew }: SessionEvent, position: Position): OpenedSession {
+  return { edgeId, session, deviceId, order: Number(order), isNew, position };
 }
 
 /** In a function of its own: what a closure needs is set aside whenever the function around it is called. */

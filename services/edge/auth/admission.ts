@@ -2,6 +2,7 @@ import { SessionService } from '@chatmesh/gen/presence/v1/session';
 import { DirectoryService, type Admission as Verdict } from '@chatmesh/gen/user/v1/directory';
 import { Batcher, createClient, type ErrorKind, type Logger, MeshError, type MeshTls } from '@chatmesh/mesh';
 import type { RouterPool } from '../routing/router-pool.js';
+import type { RouterStream } from '../routing/router-stream.js';
 import type { SessionTable } from '../sessions/session-table.js';
 import type { TokenVerifier, VerifiedToken } from './token-verifier.js';
 
@@ -119,10 +120,21 @@ export class Admission {
     return admissions;
   }
 
-  /** Puts new devices into their users' streams. */
+  /**
+   * Puts new devices into their users' streams, through the routers that accept for these users: they know of a device before
+   * it is connected, and what it has to have a copy of is accepted there.
+   */
   async #announce(tokens: readonly VerifiedToken[]): Promise<undefined[]> {
-    const devices = tokens.map(({ userId, deviceId }) => ({ userId, deviceId }));
-    await this.#routers().call(devices[0]?.userId ?? '', (router) => router.announceDevices({ devices }));
+    const routers = this.#routers();
+    const byRouter = new Map<RouterStream | undefined, { userId: string; deviceId: string }[]>();
+    for (const { userId, deviceId } of tokens) {
+      const router = routers.of(userId);
+      byRouter.set(router, [...(byRouter.get(router) ?? []), { userId, deviceId }]);
+    }
+    const calls = [...byRouter.values()].map((devices) =>
+      routers.call(devices[0]?.userId ?? '', (router) => router.announceDevices({ devices })),
+    );
+    await Promise.all(calls);
     return tokens.map(() => undefined);
   }
 

@@ -53,6 +53,8 @@ interface KeptConfirmation {
 /** Called once: with the router's answer, or with `unavailable` when the stream broke first. */
 export type SubmitAnswer = (result: SubmitResult | MeshError) => void;
 
+/** What the frame's field can hold, seven weeks. */
+const MAX_AGE_MS = 0xffffffff;
 /** Nobody waits for a confirmation: it goes with the next frame, or after this long. */
 const CONFIRM_MS = 4;
 /** So many messages are a part of a window: a drain waits for them. */
@@ -164,13 +166,14 @@ export class RouterStream {
     this.#out.soon().frame.submits.push(submit);
   }
 
-  /** Announces a session. */
-  open(session: Session, reopened: boolean): void {
+  /** Announces a session: one that has begun, has no owner, or that this router wants. */
+  open(session: Session): void {
     const opened = SessionOpenedWire.create();
     opened.session = session.number;
     opened.userId = session.userId;
     opened.deviceId = session.deviceId;
-    opened.reopened = reopened;
+    if (session.order > 0) opened.order = BigInt(session.order);
+    else opened.ageMs = Math.min(MAX_AGE_MS, Math.round(performance.now() - session.beganAtMs));
     this.#out.soon().frame.openedSessions.push(opened);
   }
 

@@ -157,7 +157,7 @@ export class SessionTable implements RouterListener {
     this.#sessions.add(session, this.#deps.now());
     const others = this.of(identity.userId);
     this.#byUser.set(identity.userId, others.length === 0 ? session : [...others, session]);
-    this.#announce(session, false);
+    this.#announce(session);
     this.#deps.observer.opened(session);
     return session;
   }
@@ -293,15 +293,16 @@ export class SessionTable implements RouterListener {
 
   connected(stream: RouterStream): void {
     for (const session of this.#sessions) {
-      if (!session.owner && (!session.announced || this.routers.of(session.userId) === stream))
-        this.#announce(session, session.announced);
+      if (!session.owner && (!session.announcedTo || this.routers.of(session.userId) === stream))
+        this.#announce(session);
     }
   }
 
   disconnected(stream: RouterStream, untaken: UntakenConfirmation[]): void {
     const orphans: Session[] = [];
     for (const session of this.#sessions) {
-      if (session.owner !== stream) continue;
+      // What was announced to a router that has gone is announced again, too.
+      if ((session.owner ?? session.announcedTo) !== stream) continue;
       session.owner = undefined;
       orphans.push(session);
     }
@@ -309,7 +310,7 @@ export class SessionTable implements RouterListener {
       if (session.closed) this.#confirmElsewhere(session, status, ids);
       else this.#keep(session, status, ids);
     }
-    for (const session of orphans) this.#announce(session, true);
+    for (const session of orphans) this.#announce(session);
   }
 
   response(stream: RouterStream, response: RouteResponse): void {
@@ -330,6 +331,15 @@ export class SessionTable implements RouterListener {
       if (session.owner === stream) session.owner = undefined;
       this.close(session, code, reason);
     }
+    for (const number of response.wanted) this.#wanted(stream, number);
+  }
+
+  /** A router asks for a session that it may own; one that was announced to it and has no owner is on its way there. */
+  #wanted(stream: RouterStream, number: number): void {
+    const session = this.#sessions.get(number);
+    if (!session || (!session.owner && session.announcedTo === stream)) return;
+    session.announcedTo = stream;
+    stream.open(session);
   }
 
   /** Frames that came together are refused together: as many as are needed for so many ids. */
@@ -349,7 +359,7 @@ export class SessionTable implements RouterListener {
       if (session?.owner === stream) released.add(session);
     }
     this.#orphan(stream, released);
-    for (const session of released) this.#announce(session, true);
+    for (const session of released) this.#announce(session);
   }
 
   /** A router takes sessions, from others that may not know yet. */
@@ -366,7 +376,7 @@ export class SessionTable implements RouterListener {
       this.#orphan(owner, sessions);
       for (const { number } of sessions) owner.attachResult(number, false);
     }
-    for (const { session: number, withoutOpening } of attaches) this.#attach(stream, number, withoutOpening);
+    for (const { session: number, order } of attaches) this.#attach(stream, number, Number(order));
   }
 
   /** What the sessions confirmed to an owner that may have lost them is for the next one. */
@@ -375,7 +385,7 @@ export class SessionTable implements RouterListener {
     for (const { session, status, ids } of owner.takeBack(sessions)) this.#keep(session, status, ids);
   }
 
-  #attach(stream: RouterStream, number: number, withoutOpening: boolean): void {
+  #attach(stream: RouterStream, number: number, order: number): void {
     const session = this.#sessions.get(number);
     if (!session) {
       stream.attachResult(number, false);
@@ -383,12 +393,12 @@ export class SessionTable implements RouterListener {
     }
     session.owner = stream;
     this.#unattached.delete(session);
+    session.order = order;
     const { kept } = session;
     session.kept = undefined;
     // Confirmations stand before attach results in a frame: the owner hears of them before it sends anything.
     for (const { status, ids } of kept ?? []) stream.confirm(session, status, ids);
     stream.attachResult(number, true);
-    if (withoutOpening && !session.caughtUp) this.#announce(session, true);
     this.#inflow.look(session);
   }
 
@@ -538,16 +548,14 @@ export class SessionTable implements RouterListener {
     }
   }
 
-  #announce(session: Session, reopened: boolean): void {
+  #announce(session: Session): void {
     session.openedAtMs = monotonicMs();
     if (!session.owner) {
       this.#unattached.delete(session);
       this.#unattached.add(session);
     }
-    const router = this.routers.of(session.userId);
-    if (!router) return;
-    session.announced = true;
-    router.open(session, reopened);
+    session.announcedTo = this.routers.of(session.userId);
+    session.announcedTo?.open(session);
   }
 
   #onTurn(): void {
@@ -556,7 +564,7 @@ export class SessionTable implements RouterListener {
     // Each that is announced again goes to the end, where nothing is due.
     for (const session of this.#unattached) {
       if (monotonicMs() - session.openedAtMs < REOPEN_MS) break;
-      this.#announce(session, session.announced);
+      this.#announce(session);
     }
   }
 

@@ -1,5 +1,5 @@
 import type { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
-import type { MeshError } from '@chatmesh/mesh';
+import { type MeshError, monotonicMs } from '@chatmesh/mesh';
 import type { SigningKey } from '../auth/key-set.js';
 import type { PushedEvent } from '../domain/pushed-event.js';
 import type { RouterStream } from '../routing/router-stream.js';
@@ -59,7 +59,12 @@ export class Session {
   owner: RouterStream | undefined;
   /** When it was last announced to a router, by the monotonic clock. */
   openedAtMs = 0;
-  announced = false;
+  /** To which router; undefined where none could be reached. */
+  announcedTo: RouterStream | undefined;
+  /** Its place among the sessions of its device, as the owner that attached it last says; 0 before the first. */
+  order = 0;
+  /** When it began, by the monotonic clock. */
+  readonly beganAtMs = monotonicMs();
   caughtUp = false;
   closed = false;
   /** As {@link SessionWheel} needs them. */

@@ -371,7 +371,8 @@ export function newSessionEvent(): SessionEvent {
     edgeId: "",
     session: 0,
     deviceId: "",
-    reopened: false,
+    order: 0n,
+    isNew: false,
   };
 }
 
@@ -385,8 +386,11 @@ export function writeSessionEvent(w: WireWriter, m: SessionEvent): void {
   if (m.deviceId !== "") {
     w.string(26, m.deviceId);
   }
-  if (m.reopened) {
-    w.bool(32, m.reopened);
+  if (m.order !== 0n) {
+    w.uint64(40, m.order);
+  }
+  if (m.isNew) {
+    w.bool(48, m.isNew);
   }
 }
 
@@ -403,8 +407,11 @@ export function readSessionEvent(r: WireReader, end: number, m: SessionEvent): S
       case 26:
         m.deviceId = r.string();
         break;
-      case 32:
-        m.reopened = r.bool();
+      case 40:
+        m.order = r.uint64();
+        break;
+      case 48:
+        m.isNew = r.bool();
         break;
       default:
         r.skip(tag);

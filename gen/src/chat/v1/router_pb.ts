@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file chat/v1/router.proto.
  */
 export const file_chat_v1_router: GenFile = /*@__PURE__*/
-  fileDesc("ChRjaGF0L3YxL3JvdXRlci5wcm90bxIHY2hhdC52MSKjAgoMUm91dGVSZXF1ZXN0EiEKBWhlbGxvGAEgASgLMhIuY2hhdC52MS5FZGdlSGVsbG8SEAoIc2VxdWVuY2UYAiABKA0SLAoNY29uZmlybWF0aW9ucxgDIAMoCzIVLmNoYXQudjEuQ29uZmlybWF0aW9uEi0KDmF0dGFjaF9yZXN1bHRzGAQgAygLMhUuY2hhdC52MS5BdHRhY2hSZXN1bHQSFwoPY2xvc2VkX3Nlc3Npb25zGAUgAygNEi8KD29wZW5lZF9zZXNzaW9ucxgGIAMoCzIWLmNoYXQudjEuU2Vzc2lvbk9wZW5lZBIgCgdzdWJtaXRzGAcgAygLMg8uY2hhdC52MS5TdWJtaXQSFQoNbm90X2JlZm9yZV9tcxgIIAEoBCIcCglFZGdlSGVsbG8SDwoHZWRnZV9pZBgBIAEoCSLSAQoGU3VibWl0EgsKA3JlZhgBIAEoDRIRCglzZW5kZXJfaWQYAiABKAkSGAoQc2VuZGVyX2RldmljZV9pZBgDIAEoCRITCgtyZWNlaXZlcl9pZBgEIAEoCRIQCghncm91cF9pZBgFIAEoCRIZChFjbGllbnRfbWVzc2FnZV9pZBgGIAEoCRIPCgdwYXlsb2FkGAcgASgMEg4KBnNlYWxlZBgIIAEoCBITCgt0cmFjZXBhcmVudBgJIAEoCRIWCg5yZWNlaXZlZF9hdF9tcxgKIAEoBCJUCgxDb25maXJtYXRpb24SDwoHc2Vzc2lvbhgBIAEoDRImCgZzdGF0dXMYAiABKA4yFi5jaGF0LnYxLk1lc3NhZ2VTdGF0dXMSCwoDaWRzGAMgAygJIjEKDEF0dGFjaFJlc3VsdBIPCgdzZXNzaW9uGAEgASgNEhAKCGF0dGFjaGVkGAIgASgIIlYKDVNlc3Npb25PcGVuZWQSDwoHc2Vzc2lvbhgBIAEoDRIPCgd1c2VyX2lkGAIgASgJEhEKCWRldmljZV9pZBgDIAEoCRIQCghyZW9wZW5lZBgEIAEoCCKkAgoNUm91dGVSZXNwb25zZRIaChJjb25maXJtZWRfc2VxdWVuY2UYASABKA0SHwoGYXR0YWNoGAIgAygLMg8uY2hhdC52MS5BdHRhY2gSLQoOc3VibWl0X3Jlc3VsdHMYAyADKAsyFS5jaGF0LnYxLlN1Ym1pdFJlc3VsdBIdCgZwdXNoZXMYBCADKAsyDS5jaGF0LnYxLlB1c2gSLQoHcmVmdXNlZBgFIAMoCzIcLmNoYXQudjEuQ29uZmlybWF0aW9uUmVmdXNlZBIkCgVjbG9zZRgGIAMoCzIVLmNoYXQudjEuQ2xvc2VTZXNzaW9uEhAKCHJlbGVhc2VkGAcgAygNEg8KB2xlYXZpbmcYCCABKAgSEAoIY2xvY2tfbXMYCSABKAQiMgoGQXR0YWNoEg8KB3Nlc3Npb24YASABKA0SFwoPd2l0aG91dF9vcGVuaW5nGAIgASgIIp4BCgxTdWJtaXRSZXN1bHQSCwoDcmVmGAEgASgNEhYKDmFjY2VwdGVkX2F0X21zGAIgASgEEhkKEXNlcnZlcl9tZXNzYWdlX2lkGAMgASgJEhQKDGRlZHVwbGljYXRlZBgEIAEoCBIhCgdyZWZ1c2FsGAUgASgLMhAuY2hhdC52MS5SZWZ1c2FsEhUKDXJlY2VpcHRfZXZlbnQYBiABKAwiQAoHUmVmdXNhbBIMCgRjb2RlGAEgASgJEg8KB21lc3NhZ2UYAiABKAkSFgoOcmV0cnlfYWZ0ZXJfbXMYAyABKA0iXQoEUHVzaBIQCghzZXNzaW9ucxgBIAMoDRIOCgZldmVudHMYBSADKAwSEQoJY2F1Z2h0X3VwGAMgASgIEhMKC3RyYWNlcGFyZW50GAQgASgJSgQIAhADUgVldmVudCJCChNDb25maXJtYXRpb25SZWZ1c2VkEg8KB3Nlc3Npb24YASABKA0SGgoSc2VydmVyX21lc3NhZ2VfaWRzGAIgAygJIj0KDENsb3NlU2Vzc2lvbhIPCgdzZXNzaW9uGAEgASgNEgwKBGNvZGUYAiABKA0SDgoGcmVhc29uGAMgASgJMksKDVJvdXRlclNlcnZpY2USOgoFUm91dGUSFS5jaGF0LnYxLlJvdXRlUmVxdWVzdBoWLmNoYXQudjEuUm91dGVSZXNwb25zZSgBMAFiBnByb3RvMw", [file_chat_v1_frames]);
+  fileDesc("ChRjaGF0L3YxL3JvdXRlci5wcm90bxIHY2hhdC52MSKjAgoMUm91dGVSZXF1ZXN0EiEKBWhlbGxvGAEgASgLMhIuY2hhdC52MS5FZGdlSGVsbG8SEAoIc2VxdWVuY2UYAiABKA0SLAoNY29uZmlybWF0aW9ucxgDIAMoCzIVLmNoYXQudjEuQ29uZmlybWF0aW9uEi0KDmF0dGFjaF9yZXN1bHRzGAQgAygLMhUuY2hhdC52MS5BdHRhY2hSZXN1bHQSFwoPY2xvc2VkX3Nlc3Npb25zGAUgAygNEi8KD29wZW5lZF9zZXNzaW9ucxgGIAMoCzIWLmNoYXQudjEuU2Vzc2lvbk9wZW5lZBIgCgdzdWJtaXRzGAcgAygLMg8uY2hhdC52MS5TdWJtaXQSFQoNbm90X2JlZm9yZV9tcxgIIAEoBCIcCglFZGdlSGVsbG8SDwoHZWRnZV9pZBgBIAEoCSLSAQoGU3VibWl0EgsKA3JlZhgBIAEoDRIRCglzZW5kZXJfaWQYAiABKAkSGAoQc2VuZGVyX2RldmljZV9pZBgDIAEoCRITCgtyZWNlaXZlcl9pZBgEIAEoCRIQCghncm91cF9pZBgFIAEoCRIZChFjbGllbnRfbWVzc2FnZV9pZBgGIAEoCRIPCgdwYXlsb2FkGAcgASgMEg4KBnNlYWxlZBgIIAEoCBITCgt0cmFjZXBhcmVudBgJIAEoCRIWCg5yZWNlaXZlZF9hdF9tcxgKIAEoBCJUCgxDb25maXJtYXRpb24SDwoHc2Vzc2lvbhgBIAEoDRImCgZzdGF0dXMYAiABKA4yFi5jaGF0LnYxLk1lc3NhZ2VTdGF0dXMSCwoDaWRzGAMgAygJIjEKDEF0dGFjaFJlc3VsdBIPCgdzZXNzaW9uGAEgASgNEhAKCGF0dGFjaGVkGAIgASgIInMKDVNlc3Npb25PcGVuZWQSDwoHc2Vzc2lvbhgBIAEoDRIPCgd1c2VyX2lkGAIgASgJEhEKCWRldmljZV9pZBgDIAEoCRINCgVvcmRlchgFIAEoBBIOCgZhZ2VfbXMYBiABKA1KBAgEEAVSCHJlb3BlbmVkIrQCCg1Sb3V0ZVJlc3BvbnNlEhoKEmNvbmZpcm1lZF9zZXF1ZW5jZRgBIAEoDRIfCgZhdHRhY2gYAiADKAsyDy5jaGF0LnYxLkF0dGFjaBItCg5zdWJtaXRfcmVzdWx0cxgDIAMoCzIVLmNoYXQudjEuU3VibWl0UmVzdWx0Eh0KBnB1c2hlcxgEIAMoCzINLmNoYXQudjEuUHVzaBItCgdyZWZ1c2VkGAUgAygLMhwuY2hhdC52MS5Db25maXJtYXRpb25SZWZ1c2VkEiQKBWNsb3NlGAYgAygLMhUuY2hhdC52MS5DbG9zZVNlc3Npb24SEAoIcmVsZWFzZWQYByADKA0SDwoHbGVhdmluZxgIIAEoCBIQCghjbG9ja19tcxgJIAEoBBIOCgZ3YW50ZWQYCyADKA0iPwoGQXR0YWNoEg8KB3Nlc3Npb24YASABKA0SDQoFb3JkZXIYAyABKARKBAgCEANSD3dpdGhvdXRfb3BlbmluZyKeAQoMU3VibWl0UmVzdWx0EgsKA3JlZhgBIAEoDRIWCg5hY2NlcHRlZF9hdF9tcxgCIAEoBBIZChFzZXJ2ZXJfbWVzc2FnZV9pZBgDIAEoCRIUCgxkZWR1cGxpY2F0ZWQYBCABKAgSIQoHcmVmdXNhbBgFIAEoCzIQLmNoYXQudjEuUmVmdXNhbBIVCg1yZWNlaXB0X2V2ZW50GAYgASgMIkAKB1JlZnVzYWwSDAoEY29kZRgBIAEoCRIPCgdtZXNzYWdlGAIgASgJEhYKDnJldHJ5X2FmdGVyX21zGAMgASgNIl0KBFB1c2gSEAoIc2Vzc2lvbnMYASADKA0SDgoGZXZlbnRzGAUgAygMEhEKCWNhdWdodF91cBgDIAEoCBITCgt0cmFjZXBhcmVudBgEIAEoCUoECAIQA1IFZXZlbnQiQgoTQ29uZmlybWF0aW9uUmVmdXNlZBIPCgdzZXNzaW9uGAEgASgNEhoKEnNlcnZlcl9tZXNzYWdlX2lkcxgCIAMoCSI9CgxDbG9zZVNlc3Npb24SDwoHc2Vzc2lvbhgBIAEoDRIMCgRjb2RlGAIgASgNEg4KBnJlYXNvbhgDIAEoCTJLCg1Sb3V0ZXJTZXJ2aWNlEjoKBVJvdXRlEhUuY2hhdC52MS5Sb3V0ZVJlcXVlc3QaFi5jaGF0LnYxLlJvdXRlUmVzcG9uc2UoATABYgZwcm90bzM", [file_chat_v1_frames]);
 
 /**
  * From edge to router. The parts of one frame take effect in the order of the fields below.
@@ -280,11 +280,18 @@ export type SessionOpened = Message<"chat.v1.SessionOpened"> & {
   deviceId: string;
 
   /**
-   * True when it had begun before and lost its owner.
+   * What its last Attach said; 0 before the first.
    *
-   * @generated from field: bool reopened = 4;
+   * @generated from field: uint64 order = 5;
    */
-  reopened: boolean;
+  order: bigint;
+
+  /**
+   * Before the first: how long ago the session began, in milliseconds.
+   *
+   * @generated from field: uint32 age_ms = 6;
+   */
+  ageMs: number;
 };
 
 /**
@@ -363,6 +370,13 @@ export type RouteResponse = Message<"chat.v1.RouteResponse"> & {
    * @generated from field: uint64 clock_ms = 9;
    */
   clockMs: bigint;
+
+  /**
+   * Sessions whose users this router may own: the edge announces them to it, whoever owns them so far.
+   *
+   * @generated from field: repeated uint32 wanted = 11;
+   */
+  wanted: number[];
 };
 
 /**
@@ -386,12 +400,11 @@ export type Attach = Message<"chat.v1.Attach"> & {
   session: number;
 
   /**
-   * True when the router learned of the session from elsewhere than its opening: the edge opens it again if it has
-   * not been told that it is caught up.
+   * Of a device's sessions the one with the highest order stays: the edge announces the session with it from now on.
    *
-   * @generated from field: bool without_opening = 2;
+   * @generated from field: uint64 order = 3;
    */
-  withoutOpening: boolean;
+  order: bigint;
 };
 
 /**

@@ -377,7 +377,8 @@ export function newSessionOpened(): SessionOpened {
     session: 0,
     userId: "",
     deviceId: "",
-    reopened: false,
+    order: 0n,
+    ageMs: 0,
   };
 }
 
@@ -391,8 +392,11 @@ export function writeSessionOpened(w: WireWriter, m: SessionOpened): void {
   if (m.deviceId !== "") {
     w.string(26, m.deviceId);
   }
-  if (m.reopened) {
-    w.bool(32, m.reopened);
+  if (m.order !== 0n) {
+    w.uint64(40, m.order);
+  }
+  if (m.ageMs !== 0) {
+    w.uint32(48, m.ageMs);
   }
 }
 
@@ -409,8 +413,11 @@ export function readSessionOpened(r: WireReader, end: number, m: SessionOpened):
       case 26:
         m.deviceId = r.string();
         break;
-      case 32:
-        m.reopened = r.bool();
+      case 40:
+        m.order = r.uint64();
+        break;
+      case 48:
+        m.ageMs = r.uint32();
         break;
       default:
         r.skip(tag);
@@ -447,6 +454,7 @@ export function newRouteResponse(): RouteResponse {
     released: [],
     leaving: false,
     clockMs: 0n,
+    wanted: [],
   };
 }
 
@@ -490,6 +498,11 @@ export function writeRouteResponse(w: WireWriter, m: RouteResponse): void {
   if (m.clockMs !== 0n) {
     w.uint64(72, m.clockMs);
   }
+  if (m.wanted.length > 0) {
+    const start = w.open(90);
+    for (const one of m.wanted) w.packedUint32(one);
+    w.close(start);
+  }
 }
 
 export function readRouteResponse(r: WireReader, end: number, m: RouteResponse): RouteResponse {
@@ -529,6 +542,15 @@ export function readRouteResponse(r: WireReader, end: number, m: RouteResponse):
       case 72:
         m.clockMs = r.uint64();
         break;
+      case 88:
+        m.wanted.push(r.uint32());
+        break;
+      case 90: {
+        const last = r.end();
+        while (r.position < last) m.wanted.push(r.uint32());
+        r.done(last);
+        break;
+      }
       default:
         r.skip(tag);
     }
@@ -556,7 +578,7 @@ export function newAttach(): Attach {
   return {
     $typeName: "chat.v1.Attach",
     session: 0,
-    withoutOpening: false,
+    order: 0n,
   };
 }
 
@@ -564,8 +586,8 @@ export function writeAttach(w: WireWriter, m: Attach): void {
   if (m.session !== 0) {
     w.uint32(8, m.session);
   }
-  if (m.withoutOpening) {
-    w.bool(16, m.withoutOpening);
+  if (m.order !== 0n) {
+    w.uint64(24, m.order);
   }
 }
 
@@ -576,8 +598,8 @@ export function readAttach(r: WireReader, end: number, m: Attach): Attach {
       case 8:
         m.session = r.uint32();
         break;
-      case 16:
-        m.withoutOpening = r.bool();
+      case 24:
+        m.order = r.uint64();
         break;
       default:
         r.skip(tag);
