@@ -13,6 +13,7 @@ export * from './grpc/server.js';
 export { MeshTls, readTls, TLS_VARIABLES, type TlsFiles } from './grpc/tls.js';
 export type { CallContext, CallOptions, Client, ServiceImpl } from './grpc/types.js';
 export { validate } from './grpc/validate.js';
+export * from './half-sip-hash.js';
 export * from './id-table.js';
 export * from './idle-memory.js';
 export * from './lifecycle.js';
