@@ -21,6 +21,7 @@ export * from './lock.js';
 export * from './mailbox.js';
 export * from './observe.js';
 export * from './outage.js';
+export { Turns } from './parallel.js';
 export { RecentIdMap, RecentIds } from './recent-ids.js';
 export * from './redis-config.js';
 export { isPostgresUrl, POSTGRES_URL } from './sql-url.js';

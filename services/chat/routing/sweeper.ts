@@ -35,10 +35,22 @@ export class Sweeper {
 
   /** Expires everything that is too old now. */
   async sweep(): Promise<void> {
-    const { inbox, statuses, now } = this.#deps;
+    const { inbox, statuses, now, logger } = this.#deps;
     const beforeMs = now() - RETENTION_MS;
-    for (const { userId, deviceId } of await inbox.aged(beforeMs)) await this.#sweepInbox(userId, deviceId, beforeMs);
-    await inbox.forgetWeeks(beforeMs);
+    let swept = true;
+    for (const { userId, deviceId } of await inbox.aged(beforeMs)) {
+      try {
+        await this.#sweepInbox(userId, deviceId, beforeMs);
+      } catch (error) {
+        // One inbox that cannot be read must not keep the others for ever.
+        swept = false;
+        logger.error(
+          { err: error, userId, deviceId },
+          'expired messages of a device stay; they are tried again in an hour',
+        );
+      }
+    }
+    if (swept) await inbox.forgetWeeks(beforeMs);
     while (await statuses.expire(now() - STATUS_RETENTION_MS));
   }
 

@@ -447,6 +447,7 @@ export function newRouteResponse(): RouteResponse {
     released: [],
     leaving: false,
     clockMs: 0n,
+    recordedSequence: 0,
   };
 }
 
@@ -490,6 +491,9 @@ export function writeRouteResponse(w: WireWriter, m: RouteResponse): void {
   if (m.clockMs !== 0n) {
     w.uint64(72, m.clockMs);
   }
+  if (m.recordedSequence !== 0) {
+    w.uint32(80, m.recordedSequence);
+  }
 }
 
 export function readRouteResponse(r: WireReader, end: number, m: RouteResponse): RouteResponse {
@@ -528,6 +532,9 @@ export function readRouteResponse(r: WireReader, end: number, m: RouteResponse):
         break;
       case 72:
         m.clockMs = r.uint64();
+        break;
+      case 80:
+        m.recordedSequence = r.uint32();
         break;
       default:
         r.skip(tag);
