@@ -2,12 +2,13 @@ import { create } from '@bufbuild/protobuf';
 import { MessageStatus, type ReceiptUpdate, ReceiptUpdateSchema } from '@chatmesh/gen/chat/v1/frames';
 import type { Push, RouteResponse, Submit, SubmitResult } from '@chatmesh/gen/chat/v1/router';
 import { SubmitWire } from '@chatmesh/gen/wire/chat/v1/router';
-import { type Logger, MeshError, type MeshTls, RecentIdMap, type Traces } from '@chatmesh/mesh';
+import { type Logger, MeshError, type MeshTls, type Traces } from '@chatmesh/mesh';
 import { CLOSE } from '../domain/close-codes.js';
 import type { ClientAction } from '../domain/frames.js';
 import { PushedEvent, RECEIPT } from '../domain/pushed-event.js';
 import { RouterPool } from '../routing/router-pool.js';
 import type { RouterListener, RouterStream, SubmitAnswer, UntakenConfirmation } from '../routing/router-stream.js';
+import { AckedReceipts } from './acked-receipts.js';
 import { type ClientSink, type Identity, Session } from './session.js';
 
 /** Told of every session that begins or ends. */
@@ -44,10 +45,13 @@ const MAX_UNANSWERED = 256;
 const MAX_IN_FLIGHT = 2_048;
 /** The share; so many messages a sender is expected to bring when it is read again. */
 const BURST = 32;
-const MAX_KEPT = 1_024;
-/** Some 200 bytes each. */
-const MAX_LATE = 100_000;
-const MAX_ACKED = 131_072;
+/**
+ * Ids that a device has confirmed and that no router has dealt with. Twice as many as a router takes while its stores are away
+ * (SETTLING_WINDOW), so that only a client is held up that confirms more than it was sent.
+ */
+const MAX_CONFIRMING = 4_096;
+/** Ids that ended sessions have confirmed, some 200 bytes each. */
+const MAX_LATE_IDS = 131_072;
 const MAX_REFUSED = 10;
 /** Above this the client is not read until it has taken what it was sent; far above it, it is closed. */
 const HIGH_WATER_BYTES = 1024 * 1024;
@@ -73,11 +77,8 @@ export class SessionTable implements RouterListener {
   #inFlight = 0;
   /** Sessions that are not read because too much is in flight, in the order in which they are read again. */
   #held: Session[] = [];
-  /**
-   * The session that acked a receipt last. A router that dies after it has published a receipt, and before that is on record,
-   * leaves the next one to publish it again, for whoever owns the sender by then: only here it is known to have arrived.
-   */
-  readonly #acked = new RecentIdMap(MAX_ACKED);
+  /** Receipts that clients have. */
+  readonly acked = new AckedReceipts();
   /** The event that is being passed on: one after the other, in the same memory. */
   readonly #pushed = new PushedEvent();
   /** What has happened since the start. */
@@ -92,6 +93,7 @@ export class SessionTable implements RouterListener {
   /** Confirmations of ended sessions that no router has taken yet, and those of them that are being passed on. */
   readonly #late = new Set<LateConfirmation>();
   readonly #passing = new Set<LateConfirmation>();
+  #lateIds = 0;
 
   constructor(deps: SessionTableDeps) {
     this.#deps = deps;
@@ -278,6 +280,10 @@ export class SessionTable implements RouterListener {
     for (const session of orphans) this.#announce(session, true);
   }
 
+  dealtWith(session: Session): void {
+    if (session.paused) this.#relieve(session);
+  }
+
   response(stream: RouterStream, response: RouteResponse): void {
     this.#release();
     if (response.released.length > 0) this.#released(stream, response.released);
@@ -361,7 +367,8 @@ export class SessionTable implements RouterListener {
       if (session.caughtUp) return;
       session.caughtUp = true;
       session.sink.caughtUp();
-    } else if (event.kind === 'receipt' && this.#acked.get(event.text(RECEIPT.eventId)) === number) {
+    } else if (event.kind === 'receipt' && this.acked.pushed(event.text(RECEIPT.eventId), number)) {
+      session.confirming++;
       stream.confirm(session, MessageStatus.UNSPECIFIED, [event.text(RECEIPT.eventId)]);
     } else {
       this.counts.events++;
@@ -408,7 +415,7 @@ export class SessionTable implements RouterListener {
   #relieve(session: Session): void {
     if (session.held) return;
     if (session.unanswered > MAX_UNANSWERED / 2 || session.sink.bufferedBytes > HIGH_WATER_BYTES) return;
-    if ((session.kept?.length ?? 0) >= MAX_KEPT) return;
+    if (session.confirming > MAX_CONFIRMING / 2) return;
     session.paused = false;
     session.sink.pause(false);
   }
@@ -465,7 +472,9 @@ export class SessionTable implements RouterListener {
   }
 
   #confirm(session: Session, status: MessageStatus, ids: string[]): void {
-    if (status === MessageStatus.UNSPECIFIED) for (const id of ids) this.#acked.set(id, session.number);
+    if (status === MessageStatus.UNSPECIFIED) this.acked.acked(ids, session.number);
+    session.confirming += ids.length;
+    if (session.confirming >= MAX_CONFIRMING) this.#pause(session);
     if (session.owner) session.owner.confirm(session, status, ids);
     else this.#keep(session, status, ids);
   }
@@ -473,7 +482,6 @@ export class SessionTable implements RouterListener {
   #keep(session: Session, status: MessageStatus, ids: string[]): void {
     session.kept ??= [];
     session.kept.push({ status, ids });
-    if (session.kept.length >= MAX_KEPT) this.#pause(session);
   }
 
   /** Passes on what a session that has ended confirmed, by a call; while no router answers it waits for one. */
@@ -482,11 +490,12 @@ export class SessionTable implements RouterListener {
     const isAck = status === MessageStatus.UNSPECIFIED;
     const receipts = isAck ? [] : [create(ReceiptUpdateSchema, { status, serverMessageIds: ids })];
     const confirmation: LateConfirmation = { userId, deviceId, eventIds: isAck ? ids : [], receipts };
-    if (this.#late.size >= MAX_LATE) {
+    if (this.#lateIds + ids.length > MAX_LATE_IDS) {
       this.#deps.logger.warn('too many confirmations of ended sessions wait for a router; their events are sent again');
       return;
     }
     this.#late.add(confirmation);
+    this.#lateIds += ids.length;
     this.#passOn(confirmation);
   }
 
@@ -495,14 +504,20 @@ export class SessionTable implements RouterListener {
     this.routers
       .call(confirmation.userId, (router) => router.confirm(confirmation))
       .then(
-        () => this.#late.delete(confirmation),
+        () => this.#passedOn(confirmation),
         (error: MeshError) => {
           if (error.kind === 'unavailable') return;
-          this.#late.delete(confirmation);
+          this.#passedOn(confirmation);
           this.#deps.logger.warn({ err: error }, 'a confirmation of an ended session was refused');
         },
       )
       .finally(() => this.#passing.delete(confirmation));
+  }
+
+  #passedOn(confirmation: LateConfirmation): void {
+    this.#late.delete(confirmation);
+    const { eventIds, receipts } = confirmation;
+    this.#lateIds -= receipts.reduce((sum, { serverMessageIds }) => sum + serverMessageIds.length, eventIds.length);
   }
 
   async #renew(session: Session, token: string): Promise<void> {
