@@ -1,7 +1,8 @@
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { LmdbStatusStore, type StatusStore } from '@chatmesh/chat';
+import { type InboxStore, LmdbInboxStore, LmdbStatusStore, type StatusStore } from '@chatmesh/chat';
+import { UNCLAIMED_DEVICE } from '@chatmesh/chat/domain/ids';
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
 import { createClient, createLogger } from '@chatmesh/mesh';
@@ -20,11 +21,13 @@ interface Trouble {
   readonly refusals: Map<string, number>;
   /** Messages whose record it does not give. */
   readonly unreadable: Set<string>;
+  /** How often it refuses to read the inbox of a user's first device, with which every look at a user begins. */
+  readonly unclaimed: Map<string, number>;
 }
 
-describe('a status store that refuses single rows', () => {
+describe('a store that refuses single rows', () => {
   const dataDir = mkdtempSync(join(tmpdir(), 'chatmesh-refused-'));
-  const trouble: Trouble = { refusals: new Map(), unreadable: new Set() };
+  const trouble: Trouble = { refusals: new Map(), unreadable: new Set(), unclaimed: new Map() };
   let environment: LmdbEnvironment;
   let statuses: LmdbStatusStore;
   let mesh: LocalMesh;
@@ -37,6 +40,7 @@ describe('a status store that refuses single rows', () => {
     mesh = await LocalMesh.start({
       chat: {
         statuses: troubled(statuses, trouble),
+        inbox: troubledInbox(new LmdbInboxStore(environment), trouble),
         owner: { handlingRetryMs: 1, handlingAttempts: ATTEMPTS, recordWaitMs: 20_000 },
       },
     });
@@ -44,6 +48,7 @@ describe('a status store that refuses single rows', () => {
   afterEach(async () => {
     trouble.refusals.clear();
     trouble.unreadable.clear();
+    trouble.unclaimed.clear();
     for (const client of clients.splice(0)) client.socket.terminate();
   });
   afterAll(async () => {
@@ -158,6 +163,29 @@ describe('a status store that refuses single rows', () => {
     client.close();
   });
 
+  test('a user who cannot be looked at once or twice gets everything in order a moment later', async () => {
+    const [ada, bob] = (await mesh.users(2)) as [TestUser, TestUser];
+    const a = await connect(ada);
+    trouble.unclaimed.set(bob.userId, ATTEMPTS - 1);
+    const texts = ['one', 'two', 'three'];
+    for (const text of texts) a.message(bob, text);
+    await until(() => a.frames.filter((f) => f.status === 'sent').length === texts.length, { what: 'all accepted' });
+    await until(() => trouble.unclaimed.get(bob.userId) === 0, { what: 'the refusals' });
+    const b = await connect(bob);
+    expect(b.messages.map((m) => m.content)).toEqual(texts);
+  });
+
+  test('what is for a user who cannot be looked at is given up after its attempts, and its sender told', async () => {
+    const [ada, bob] = (await mesh.users(2)) as [TestUser, TestUser];
+    const a = await connect(ada);
+    trouble.unclaimed.set(bob.userId, ATTEMPTS);
+    const { server_message_id: id } = await a.answer(a.message(bob, 'to nobody'));
+    await told(a, 'failed', id);
+    // The next one begins afresh.
+    const b = await connect(bob);
+    await deliver(a, b, 'to somebody');
+  });
+
   test('a message that nobody can be told of in its record still fails towards its sender', async () => {
     const { ada, a } = await pair();
     const failed = 'ffffffff-0000-4000-8000-000000000001';
@@ -170,6 +198,23 @@ describe('a status store that refuses single rows', () => {
     await told(a, 'failed', failed);
   });
 });
+
+function troubledInbox(store: InboxStore, { unclaimed }: Trouble): InboxStore {
+  return new Proxy(store, {
+    get(target, name) {
+      if (name === 'page')
+        return async (...asked: Parameters<InboxStore['page']>) => {
+          const [userId, deviceId] = asked;
+          const left = deviceId === UNCLAIMED_DEVICE ? (unclaimed.get(userId) ?? 0) : 0;
+          if (left === 0) return target.page(...asked);
+          unclaimed.set(userId, left - 1);
+          throw new Error('a row that cannot be read');
+        };
+      const value = Reflect.get(target, name);
+      return typeof value === 'function' ? value.bind(target) : value;
+    },
+  });
+}
 
 function troubled(store: StatusStore, { refusals, unreadable }: Trouble): StatusStore {
   return {
