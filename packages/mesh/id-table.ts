@@ -1,9 +1,11 @@
-import { randomInt } from 'node:crypto';
+import { HalfSipHash } from './half-sip-hash.js';
 
 const FIRST_BITS = 10;
 /** A fuller table would find its keys in ever longer walks. */
 const MAX_LOAD = 0.6;
 const EMPTY = -1;
+/** So many ids are listed at a time at the most; of ids that are spread evenly it is the 256th part. */
+const MAX_LISTED = 1024;
 
 /** The value of each hexadecimal digit's character code. */
 const DIGITS = new Uint8Array(128);
@@ -11,8 +13,9 @@ for (const [value, digit] of Array.from('0123456789abcdef').entries()) DIGITS[di
 
 /**
  * A map from UUIDs to numbers of 0 and more, in typed arrays: tens of thousands of entries that live for minutes are no
- * work for the garbage collector, as entries of a Map of strings would be. Open addressing with linear probing and
- * multiplicative hashing; the multiplier is secret, so that nobody can choose ids that share a slot.
+ * work for the garbage collector, as entries of a Map of strings would be. Open addressing with linear probing. Clients
+ * choose ids, so all 128 bits of one decide its slot, under a key of this table alone: nobody can choose ids that share
+ * slots, and the order in which another table lists its ids says nothing about the slots here.
  */
 export class IdTable {
   /** Four words for each slot. */
@@ -20,24 +23,31 @@ export class IdTable {
   #values = new Float64Array(1 << FIRST_BITS).fill(EMPTY);
   #mask = (1 << FIRST_BITS) - 1;
   #shift = 32 - FIRST_BITS;
-  readonly #multiplier = 2 * randomInt(2 ** 31) + 1;
+  readonly #hash = new HalfSipHash();
   #size = 0;
 
   get size(): number {
     return this.#size;
   }
 
+  /** The most slots that are looked at before one of its ids is found, and how many that are on average; 0 without any. */
+  get walks(): { readonly longest: number; readonly mean: number } {
+    let longest = 0;
+    let sum = 0;
+    for (let slot = 0; slot <= this.#mask; slot++) {
+      if (this.#values[slot] === EMPTY) continue;
+      const length = ((slot - this.#homeAt(slot)) & this.#mask) + 1;
+      longest = Math.max(longest, length);
+      sum += length;
+    }
+    return { longest, mean: this.#size === 0 ? 0 : sum / this.#size };
+  }
+
   /** The number of an id; undefined when the table does not have it. */
   get(id: string): number | undefined {
-    // Most ids that are asked for are not there: an empty slot says so before the rest of the id is read.
-    const d = word3(id);
-    for (let slot = this.#homeOf(d); ; slot = (slot + 1) & this.#mask) {
-      const value = this.#values[slot] as number;
-      if (value === EMPTY) return undefined;
-      const at = 4 * slot;
-      if (this.#ids[at + 3] !== d || this.#ids[at + 2] !== word2(id)) continue;
-      if (this.#ids[at + 1] === word1(id) && this.#ids[at] === word0(id)) return value;
-    }
+    if (this.#size === 0) return undefined;
+    const value = this.#values[this.#slotOf(word0(id), word1(id), word2(id), word3(id))] as number;
+    return value === EMPTY ? undefined : value;
   }
 
   set(id: string, value: number): void {
@@ -45,12 +55,13 @@ export class IdTable {
   }
 
   delete(id: string): void {
+    if (this.#size === 0) return;
     let hole = this.#slotOf(word0(id), word1(id), word2(id), word3(id));
     if (this.#values[hole] === EMPTY) return;
     this.#size--;
     // Entries behind the hole that were pushed over it move back, so that no walk ends too early.
     for (let slot = (hole + 1) & this.#mask; this.#values[slot] !== EMPTY; slot = (slot + 1) & this.#mask) {
-      const home = this.#homeOf(this.#ids[4 * slot + 3] as number);
+      const home = this.#homeAt(slot);
       if (((slot - home) & this.#mask) < ((slot - hole) & this.#mask)) continue;
       this.#ids.copyWithin(4 * hole, 4 * slot, 4 * slot + 4);
       this.#values[hole] = this.#values[slot] as number;
@@ -95,7 +106,9 @@ export class IdTable {
       const some: Buffer[] = [];
       const end = 16 * (starts[byte + 1] as number);
       for (let at = 16 * (starts[byte] as number); at < end; at += 16) some.push(keys.subarray(at, at + 16));
-      if (some.length > 0) yield some.sort(Buffer.compare);
+      some.sort(Buffer.compare);
+      // Who chooses ids can have them begin alike.
+      for (let at = 0; at < some.length; at += MAX_LISTED) yield some.slice(at, at + MAX_LISTED);
     }
   }
 
@@ -127,15 +140,23 @@ export class IdTable {
     return (this.#ids[4 * slot] as number) >>> 24;
   }
 
-  #homeOf(d: number): number {
-    return Math.imul(d, this.#multiplier) >>> this.#shift;
+  /** Where the id of a slot would be if every slot were free. */
+  #homeAt(slot: number): number {
+    const ids = this.#ids;
+    const at = 4 * slot;
+    return this.#homeOf(ids[at] as number, ids[at + 1] as number, ids[at + 2] as number, ids[at + 3] as number);
+  }
+
+  /** The upper bits: a larger table lists its ids in the same order, so they go into it one after the other. */
+  #homeOf(a: number, b: number, c: number, d: number): number {
+    return this.#hash.of(a, b, c, d) >>> this.#shift;
   }
 
   /** The slot that holds an id, or the empty one where it would go. */
   #slotOf(a: number, b: number, c: number, d: number): number {
     const ids = this.#ids;
     const values = this.#values;
-    for (let slot = this.#homeOf(d); ; slot = (slot + 1) & this.#mask) {
+    for (let slot = this.#homeOf(a, b, c, d); ; slot = (slot + 1) & this.#mask) {
       if (values[slot] === EMPTY) return slot;
       const at = 4 * slot;
       if (ids[at + 3] === d && ids[at + 2] === c && ids[at + 1] === b && ids[at] === a) return slot;

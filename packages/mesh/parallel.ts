@@ -42,3 +42,41 @@ export class Slots {
     }
   }
 }
+
+/**
+ * Lets work through in portions: so much in each turn of the event loop, however much there is. Who waits is served in
+ * order, so that nobody who brings much holds up one who brings little for long.
+ */
+export class Turns {
+  readonly #perTurn: number;
+  #left: number;
+  #turning = false;
+  readonly #waiting: { readonly cost: number; readonly go: () => void }[] = [];
+
+  constructor(perTurn: number) {
+    this.#perTurn = perTurn;
+    this.#left = perTurn;
+  }
+
+  /** Resolves when it is the caller's turn. What costs more than a whole turn gets one all the same. */
+  async take(cost: number): Promise<void> {
+    if (!this.#turning) {
+      this.#turning = true;
+      setImmediate(() => this.#turn());
+    }
+    if (this.#waiting.length === 0 && this.#left > 0) this.#left -= cost;
+    else await new Promise<void>((go) => this.#waiting.push({ cost, go }));
+  }
+
+  #turn(): void {
+    this.#turning = this.#waiting.length > 0;
+    this.#left = this.#perTurn;
+    while (this.#left > 0) {
+      const next = this.#waiting.shift();
+      if (!next) break;
+      this.#left -= next.cost;
+      next.go();
+    }
+    if (this.#turning) setImmediate(() => this.#turn());
+  }
+}

@@ -39,6 +39,11 @@ export class RecentIdMap {
     this.#half = capacity / 2;
   }
 
+  /** How many entries there are; an id that was set again may count twice. */
+  get size(): number {
+    return this.#young.size + this.#old.size;
+  }
+
   get(id: string): number | undefined {
     return this.#young.get(id) ?? this.#old.get(id);
   }

@@ -54,6 +54,13 @@ export function exposeRouter(metrics: Metrics, { ingress, owner, clock }: Router
     () => counts.unconfirmedSessions,
   );
   metrics.counter(
+    {
+      name: 'chatmesh_refused_confirmations_total',
+      help: 'Confirmations that a store refused to record; the log keeps them for further attempts.',
+    },
+    () => counts.refusedConfirmations,
+  );
+  metrics.counter(
     { name: 'chatmesh_dead_letters_total', help: 'Events that could not be handled and were given up.' },
     () => counts.deadLetters,
   );

@@ -58,7 +58,10 @@ export function routerRpc({ clock, ingress, owner, directory, log }: RpcDeps): S
         if (request.confirmations.length > 0) {
           const durable = owner.confirm(edge, request.confirmations);
           // What follows one that did not become durable is not reported either: the edge forgets everything up to a number.
-          confirmed = Promise.all([confirmed, durable]).then(() => edge.recordedThrough(request.sequence));
+          const { sequence } = request;
+          const ids = request.confirmations.reduce((sum, { ids }) => sum + ids.length, 0);
+          confirmed = Promise.all([confirmed, durable]).then(() => edge.recordedThrough(sequence, ids));
+          // It does not where the router stops: the edge hands it to another one.
           confirmed.catch(() => {});
         }
         for (const { session, attached } of request.attachResults) {
@@ -98,7 +101,7 @@ export function routerRpc({ clock, ingress, owner, directory, log }: RpcDeps): S
 
 /** Calls of other backends and of the edges' unary endpoints. */
 export function internalRpc(deps: RpcDeps): ServiceImpl<typeof InternalChatService> {
-  const { ingress, directory, log, inbox, statuses } = deps;
+  const { ingress, owner, directory, log, inbox } = deps;
   return {
     explainMessage: (request) => explainMessage(deps, request),
 
@@ -116,7 +119,7 @@ export function internalRpc(deps: RpcDeps): ServiceImpl<typeof InternalChatServi
 
     async confirm({ userId, deviceId, receipts, eventIds }) {
       const ids = receipts.flatMap((receipt) => receipt.serverMessageIds);
-      const records = await statuses.get(ids);
+      const records = await owner.recordsForClient(ids);
       const concerns = (record: StatusRecord | undefined) =>
         record && (record.recipientId === userId || record.senderId === userId);
       const notFound = ids.filter((_, i) => !concerns(records[i]));
@@ -132,12 +135,12 @@ export function internalRpc(deps: RpcDeps): ServiceImpl<typeof InternalChatServi
         );
       }
       add(MessageStatus.UNSPECIFIED, eventIds);
-      if (events.length > 0) await log.publish(events);
+      if (events.length > 0) await owner.confirmThroughLog(userId, events);
       return { notFound };
     },
 
     async getMessageStatus({ senderId, serverMessageIds }) {
-      const records = await statuses.get(serverMessageIds);
+      const records = await owner.recordsForClient(serverMessageIds);
       return { states: records.filter((r) => r?.senderId === senderId).map((r) => stateOf(r as StatusRecord)) };
     },
 

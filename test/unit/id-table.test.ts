@@ -63,6 +63,53 @@ describe('a table of ids', () => {
   });
 });
 
+/** As many ids as a client can have in a table, alike in what it may choose. */
+const MANY = 65_536;
+const digits = (n: number, length: number) => n.toString(16).padStart(length, '0');
+const CHOSEN: [string, (i: number) => string][] = [
+  ['equal tails', (i) => `${digits(i, 8)}-1111-4111-8111-2222deadbeef`],
+  ['equal heads', (i) => `deadbeef-1111-4111-8111-2222${digits(i, 8)}`],
+  ['equal heads and tails', (i) => `deadbeef-${digits(i, 8).slice(4)}-4111-8111-2222deadbeef`],
+  ['tails that a multiplier keeps together', (i) => `deadbeef-1111-4111-8111-2222${digits(i * 0x10000, 8)}`],
+  ['differences in one bit of every word', (i) => chosenBits(i)],
+  ['no likeness', () => randomUUID()],
+];
+
+/** An id with the bits of a number, each in another byte. */
+function chosenBits(n: number): string {
+  const hex = Array.from({ length: 16 }, (_, bit) => (n & (1 << bit) ? '10' : '00')).join('');
+  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
+}
+
+describe('ids that somebody chose', () => {
+  test.each(CHOSEN)('with %s are found as quickly as others, while they come and when they are there', (_, id) => {
+    const table = new IdTable();
+    for (let i = 0; i < MANY; i++) {
+      table.set(id(i), i);
+      // Looked at now and then, since each look goes through all of them.
+      if (i % 8192 === 8191) {
+        const { longest, mean } = table.walks;
+        // At the highest load a walk is 1.75 slots on average (Knuth, volume 3, section 6.4, theorem K).
+        expect(mean).toBeLessThan(2);
+        expect(longest).toBeLessThan(200);
+        expect(table.size).toBe(i + 1);
+      }
+    }
+  });
+
+  test('are listed some at a time, however alike they are', () => {
+    const table = new IdTable();
+    for (let i = 0; i < MANY; i++) table.set(`deadbeef-1111-4111-8111-2222${digits(i, 8)}`, i);
+    const listed: Buffer[] = [];
+    for (const keys of table.keysInOrder()) {
+      expect(keys.length).toBeLessThanOrEqual(1024);
+      listed.push(...keys);
+    }
+    expect(listed.every((key, i) => key.readUInt32BE(12) === i)).toBe(true);
+    expect(listed.length).toBe(MANY);
+  });
+});
+
 describe('ids of late', () => {
   test('tell a second copy from the first one handled again', () => {
     const recent = new RecentIds(100);

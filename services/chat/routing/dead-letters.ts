@@ -58,11 +58,13 @@ export class DeadLetters {
   /** Gives a record up; resolves when the log may forget it. */
   async bury({ event, position }: LogRecord, error: unknown): Promise<void> {
     const { now, deadLetters, logger, whileUnavailable } = this.#deps;
-    const told = { err: error, position, kind: event.kind.case, ...traceFields(traceparentOf(event)) };
+    const { kind } = event;
+    const confirmed = kind.case === 'confirmation' ? { deviceId: kind.value.deviceId, ids: kind.value.ids } : {};
+    const told = { err: error, position, kind: kind.case, ...confirmed, ...traceFields(traceparentOf(event)) };
     logger.error(told, 'an event is given up');
     // What an unknown error says may hold what it failed on: toMeshError keeps that to the log.
-    const { kind, message } = toMeshError(error);
-    const givenUp = { ...GivenUpWire.create(), position, reason: `${kind}: ${message}`, atMs: BigInt(now()) };
+    const { kind: code, message } = toMeshError(error);
+    const givenUp = { ...GivenUpWire.create(), position, reason: `${code}: ${message}`, atMs: BigInt(now()) };
     await whileUnavailable(() => deadLetters.publish([{ ...event, givenUp }]));
   }
 

@@ -67,6 +67,8 @@ export interface AttachedSession {
 export const MESSAGE_WINDOW = 256;
 /** The same for receipts: more of them, so that a client that is slow to ack them still gets its messages. */
 export const RECEIPT_WINDOW = 1024;
+/** As many as an owner before may have had on their way; whoever acks more acks what it was not sent. */
+const MAX_ACKED_EARLY = RECEIPT_WINDOW;
 /** At most so many confirmations of a device wait for the disk before it is sent more. */
 const SETTLING_WINDOW = 2048;
 
@@ -114,10 +116,20 @@ export class Device {
     return this.#settling;
   }
 
-  /** Receipts that the device acked and that the log may still hand out: acked in another owner's time, or from the inbox. */
-  get ackedEarly(): ChurnSet<string> {
-    this.#ackedEarly ??= new ChurnSet();
-    return this.#ackedEarly;
+  /** Remembers a receipt that the device acked and that the log may still hand out: in another owner's time, or from the inbox. */
+  rememberAck(id: string): void {
+    if (!this.#ackedEarly || this.#ackedEarly.size >= MAX_ACKED_EARLY) this.#ackedEarly = new ChurnSet();
+    this.#ackedEarly.add(id);
+  }
+
+  /** Whether the device acked a receipt that comes only now; it comes once. */
+  hasAcked(id: string): boolean {
+    return this.#ackedEarly?.delete(id) ?? false;
+  }
+
+  /** Forgets acks of receipts that have not come. */
+  forgetAcks(): void {
+    this.#ackedEarly = undefined;
   }
 
   /** Rows on their way into the inbox. */

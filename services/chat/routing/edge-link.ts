@@ -18,6 +18,9 @@ const TELL_TIME_MS = 1_000;
 /** A receipt goes with the next frame, or after this long. */
 const RECEIPT_MS = 4;
 
+/** An edge that has not heard of so many confirmations may hold up those who confirm. */
+const TELL_RECORDED_IDS = 512;
+
 /**
  * The router's end of the stream to one edge. What one turn of the event loop has to say to the edge becomes one frame, and
  * receipts go along.
@@ -38,6 +41,9 @@ export class EdgeLink {
   #wroteAt = 0;
   /** Sequences whose confirmations are recorded, and when that was. */
   #recorded: { sequence: number; atMs: number }[] = [];
+  #recordedSequence = 0;
+  /** Ids that were recorded since the edge was told. */
+  #untoldIds = 0;
 
   constructor(edgeId: string, sink: FrameSink, clock: MeshClock) {
     this.edgeId = edgeId;
@@ -129,9 +135,12 @@ export class EdgeLink {
     this.#out.soon().submitResults.push(result);
   }
 
-  /** Notes that every confirmation up to `sequence` is recorded. */
-  recordedThrough(sequence: number): void {
+  /** Notes that every confirmation up to `sequence` is recorded, the last of them of so many ids. */
+  recordedThrough(sequence: number, ids: number): void {
     this.#recorded.push({ sequence, atMs: monotonicMs() });
+    this.#recordedSequence = sequence;
+    this.#untoldIds += ids;
+    if (this.#untoldIds >= TELL_RECORDED_IDS) this.#out.soon();
   }
 
   /** The last sequence recorded at `beforeMs` of the monotonic clock or earlier that the edge has not been told of. */
@@ -174,6 +183,8 @@ export class EdgeLink {
 
   #write(frame: RouteResponse): void {
     frame.clockMs = BigInt(this.#clock.now());
+    frame.recordedSequence = this.#recordedSequence;
+    this.#untoldIds = 0;
     this.#wroteAt = monotonicMs();
     this.#sink.write(frame);
   }

@@ -1,3 +1,4 @@
+import type { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import { ChurnSet, MeshError, sleep } from '@chatmesh/mesh';
 import type { InboxRow, InboxStore } from '../stores/inbox-store.js';
@@ -13,6 +14,8 @@ export interface LedgerListener {
   settled(delivery: Delivery): void;
   /** The row could not be stored for another reason than an outage. */
   unstorable(delivery: Delivery, error: MeshError): void;
+  /** The confirmation could not be recorded for another reason than an outage. Resolves when it is kept elsewhere. */
+  unrecordable(confirmed: Confirmed, error: unknown): Promise<void>;
 }
 
 export interface LedgerStores {
@@ -21,7 +24,18 @@ export interface LedgerStores {
   readonly statuses: StatusStore;
 }
 
-interface Confirmed {
+/** Who confirms; one for everything that was confirmed together. */
+export interface Confirmer {
+  readonly userId: string;
+  readonly deviceId: string;
+  readonly status: MessageStatus;
+  /** Told of an id whose confirmation a store refuses: whoever listens tries again. Without it, that is the log's affair. */
+  readonly refused: ((id: string, error: unknown) => void) | undefined;
+}
+
+/** A confirmation that is to be recorded. */
+export interface Confirmed {
+  readonly confirmer: Confirmer;
   readonly update: StatusUpdate | undefined;
   readonly receipt: LogEvent | undefined;
   readonly delivery: Delivery | undefined;
@@ -169,14 +183,13 @@ export class Ledger {
 
   async #writeConfirmed(): Promise<void> {
     try {
-      while (this.#confirmed.length > 0) {
+      // A barrier that was set while a batch was written has perhaps no confirmation before it.
+      while (this.#confirmed.length > 0 || this.#barriers.length > 0) {
         const batch = this.#confirmed;
         const barriers = this.#barriers;
         this.#confirmed = [];
         this.#barriers = [];
-        const updates = batch.map((c) => c.update).filter((u) => u !== undefined);
-        const receipts = batch.map((c) => c.receipt).filter((r) => r !== undefined);
-        await this.#publishAndRecord(receipts, updates);
+        if (batch.length > 0) await this.#record(batch);
         for (const barrier of barriers) barrier();
         this.#settle(batch);
       }
@@ -187,8 +200,38 @@ export class Ledger {
     }
   }
 
+  /** Publishes the receipts of confirmations and records these. */
+  async #record(batch: readonly Confirmed[]): Promise<void> {
+    const updates = batch.map((c) => c.update).filter((u) => u !== undefined);
+    const receipts = batch.map((c) => c.receipt).filter((r) => r !== undefined);
+    let published = false;
+    try {
+      await this.#publishAndRecord(receipts, updates, () => {
+        published = true;
+      });
+    } catch (error) {
+      if (this.#signal.aborted) throw error;
+      // One refused row must not take the others with it.
+      await Promise.all(batch.map((confirmed) => this.#recordAlone(confirmed, published)));
+    }
+  }
+
+  async #recordAlone(confirmed: Confirmed, published: boolean): Promise<void> {
+    const { receipt, update } = confirmed;
+    try {
+      await this.#publishAndRecord(receipt && !published ? [receipt] : [], update ? [update] : [], () => {});
+    } catch (error) {
+      if (this.#signal.aborted) throw error;
+      await this.#listener.unrecordable(confirmed, error);
+    }
+  }
+
   /** In this order: a recorded confirmation proves that its receipt was published, so that nobody publishes it again. */
-  async #publishAndRecord(receipts: readonly LogEvent[], updates: readonly StatusUpdate[]): Promise<void> {
+  async #publishAndRecord(
+    receipts: readonly LogEvent[],
+    updates: readonly StatusUpdate[],
+    published: () => void,
+  ): Promise<void> {
     const { log, statuses } = this.#stores;
     let recorded: Promise<void> | undefined;
     const record = () => {
@@ -196,6 +239,7 @@ export class Ledger {
       recorded.catch(() => {});
     };
     if (receipts.length > 0) await this.whileUnavailable(() => log.publish(receipts, record));
+    published();
     await this.whileUnavailable(() => {
       const first = recorded;
       recorded = undefined;

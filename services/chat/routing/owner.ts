@@ -3,14 +3,17 @@ import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import type { Confirmation } from '@chatmesh/gen/chat/v1/router';
 import {
+  ChurnMap,
   ChurnSet,
+  inTime,
   type Logger,
-  type MeshError,
+  MeshError,
   monotonicMs,
   RecentIds,
   type Span,
   sleep,
   type Traces,
+  Turns,
   traceFields,
   type WallClock,
 } from '@chatmesh/mesh';
@@ -18,11 +21,13 @@ import { confirmationOf, type ReceiptSubject, receiptOf, traceparentOf } from '.
 import type { InboxStore } from '../stores/inbox-store.js';
 import type { LogConsumer, LogRecord, MessageLog, Position } from '../stores/message-log.js';
 import { NOTHING_NEW, type StatusRecord, type StatusStore } from '../stores/status-store.js';
+import { AwaitedConfirmations } from './awaited-confirmations.js';
 import { DeadLetters, tellsSender } from './dead-letters.js';
 import type { Delivery, Device, Tracked } from './device.js';
 import type { CachedDirectory, DirectoryUser } from './directory.js';
 import type { EdgeLink } from './edge-link.js';
-import { baseRecord, Ledger } from './ledger.js';
+import { LateConfirmations } from './late-confirmations.js';
+import { baseRecord, type Confirmed, type Confirmer, Ledger } from './ledger.js';
 import { Recipient } from './recipient.js';
 
 /** A live session, as presence knows it. */
@@ -49,6 +54,8 @@ export interface OwnerOptions {
   /** How often handling of an event is tried before it is given up, and the first wait in between. */
   readonly handlingAttempts: number;
   readonly handlingRetryMs: number;
+  /** How long a call waits until what it confirms is recorded. */
+  readonly recordWaitMs: number;
 }
 
 export const OWNER_DEFAULTS: OwnerOptions = {
@@ -58,6 +65,7 @@ export const OWNER_DEFAULTS: OwnerOptions = {
   maxHoldMs: 2_000,
   handlingAttempts: 10,
   handlingRetryMs: 100,
+  recordWaitMs: 3_000,
 };
 
 export interface OwnerDeps {
@@ -74,11 +82,15 @@ export interface OwnerDeps {
   readonly options: OwnerOptions;
 }
 
+/** Ids, or rows: it takes about a millisecond. */
+const LOOKED_UP_PER_TURN = 256;
 const SWEEP_MS = 250;
 /** After a longer pause of this process the log has to say first which users are still this owner's. */
 const STOOD_STILL_MS = 2_000;
 const HANDLING_RETRY_MAX_MS = 30_000;
 const FORGET_IDLE_MS = 60_000;
+/** By then the log has handed out again what a device has acked; if not, the device acks it once more. */
+const FORGET_ACKS_MS = 60_000;
 /** Events handled of late, by which a second copy is told: a client repeats a send within seconds. */
 const SEEN_EVENTS = 100_000;
 
@@ -96,6 +108,14 @@ export class Owner {
   readonly #ledger: Ledger;
   /** What could not be handled. */
   readonly deadLetters: DeadLetters;
+  /** Confirmations of what is not in a window. */
+  readonly late = new LateConfirmations(this);
+  /** Devices that acked receipts which have not come yet, in the order in which that began, and when it did. */
+  readonly #ackedEarly = new ChurnMap<Device, number>();
+  /** Calls that wait until a confirmation is recorded. */
+  readonly awaited = new AwaitedConfirmations();
+  /** Of look-ups of what clients name, who may name anything. */
+  readonly turns = new Turns(LOOKED_UP_PER_TURN);
   readonly #recipients = new Map<string, Recipient>();
   readonly #links = new Map<string, EdgeLink>();
   readonly #stop = new AbortController();
@@ -117,7 +137,13 @@ export class Owner {
   /** Called when a session has been sent everything that waited for it, with how many rows that was. */
   onDrained: (rows: number) => void = () => {};
   /** What has happened since the start. */
-  readonly counts = { redeliveries: 0, unconfirmedSessions: 0, deadLetters: 0, failed: new Map<string, number>() };
+  readonly counts = {
+    redeliveries: 0,
+    unconfirmedSessions: 0,
+    refusedConfirmations: 0,
+    deadLetters: 0,
+    failed: new Map<string, number>(),
+  };
 
   constructor(deps: OwnerDeps) {
     // Whatever waits out an outage listens to it.
@@ -132,6 +158,7 @@ export class Owner {
         stored: (delivery) => delivery.device.recipient.stored(delivery),
         settled: (delivery) => delivery.device.recipient.settled(delivery),
         unstorable: (delivery, error) => void this.#giveUpStoring(delivery, error),
+        unrecordable: (confirmed, error) => this.#recordLater(confirmed, error),
       },
       { now: deps.now, signal: this.#stop.signal },
     );
@@ -247,21 +274,26 @@ export class Owner {
     return this.#links.get(edgeId);
   }
 
-  /** A device confirms events through a session that this router owns. Resolves when that is durable. */
+  /**
+   * A device confirms events through a session that this router owns. Resolves when that is durable: recorded, or, where a store
+   * refuses it, on the log, from where it is tried again. Rejects only when the owner stops.
+   */
   async confirm(link: EdgeLink, confirmations: readonly Confirmation[]): Promise<void> {
     const late: Promise<void>[] = [];
     for (const { session, status, ids } of confirmations) {
       const device = link.sessions.get(session);
       if (!device) continue;
+      const confirmer = { userId: device.recipient.userId, deviceId: device.id, status, refused: undefined };
       if (device.recipient.abandoned) {
-        late.push(this.#passOn(device, status, ids));
+        late.push(this.#passOn(confirmer, ids));
         continue;
       }
       const waiting = device.recipient.confirm(device, status, ids);
       if (!waiting) continue;
       late.push(
-        waiting.then((unknown) => {
-          if (unknown.length > 0) link.refuse(session, unknown);
+        waiting.then(({ unknown, refused, error }) => {
+          if (unknown.length > 0) link.refuse(session, [...unknown]);
+          return refused.length > 0 ? this.#confirmLater(confirmer, refused, error) : undefined;
         }),
       );
     }
@@ -269,12 +301,64 @@ export class Owner {
     await this.#ledger.barrier();
   }
 
-  /** The user has another owner: the log knows which. */
-  #passOn(device: Device, status: MessageStatus, ids: string[]): Promise<void> {
-    const event = confirmationOf(device.recipient.userId, { deviceId: device.id, status, ids });
+  /**
+   * Puts what a device has confirmed on the log. Resolves when it is there, and, where this router is the user's owner, when it
+   * is recorded.
+   *
+   * @throws MeshError `unavailable` when that is not certain, or what a store says that refuses it: it is tried again all the same.
+   */
+  async confirmThroughLog(userId: string, events: readonly LogEvent[]): Promise<void> {
+    const { log, options } = this.#deps;
+    if (!this.owns(userId)) {
+      await log.publish(events);
+      return;
+    }
+    const expected = events.flatMap(({ kind }) =>
+      kind.case === 'confirmation' ? [this.awaited.expect(userId, kind.value)] : [],
+    );
+    try {
+      await log.publish(events);
+      const all = Promise.all(expected.map(({ recorded }) => recorded));
+      const late = () => new MeshError('unavailable', 'not recorded yet, confirm again');
+      // Where the user has another owner by then, the log has it for that one.
+      const told = await inTime(all, options.recordWaitMs, late).catch((error) => [
+        this.owns(userId) ? error : undefined,
+      ]);
+      const refusal = told.find((error) => error !== undefined);
+      if (refusal) throw refusal;
+    } finally {
+      for (const { forget } of expected) forget();
+    }
+  }
+
+  /** The log knows who owns the user now. */
+  #passOn({ userId, deviceId, status }: Confirmer, ids: readonly string[]): Promise<void> {
+    const event = confirmationOf(userId, { deviceId, status, ids });
     return this.whileUnavailable(async () => {
       await this.#deps.log.publish([event]);
     });
+  }
+
+  #recordLater({ confirmer, update, delivery }: Confirmed, error: unknown): Promise<void> {
+    const id = update?.serverMessageId ?? delivery?.tracked.id ?? '';
+    if (!confirmer.refused) return this.#confirmLater(confirmer, [id], error);
+    confirmer.refused(id, error);
+    return Promise.resolve();
+  }
+
+  /** Has confirmations that a store refuses wait on the log, whose records are handled a fixed number of times. */
+  async #confirmLater(confirmer: Confirmer, ids: readonly string[], refusal: unknown): Promise<void> {
+    const { logger } = this.#deps;
+    const told = { userId: confirmer.userId, deviceId: confirmer.deviceId, ids };
+    this.counts.refusedConfirmations += ids.length;
+    logger.warn({ err: refusal, ...told }, 'confirmations could not be recorded and are tried again');
+    try {
+      await this.#passOn(confirmer, ids);
+    } catch (error) {
+      this.whileRunning(error);
+      this.counts.deadLetters++;
+      logger.error({ err: error, ...told }, 'confirmations are given up');
+    }
   }
 
   // What recipients need.
@@ -299,7 +383,7 @@ export class Owner {
     this.#ledger.append(delivery);
   }
 
-  confirmed(confirmed: Parameters<Ledger['confirm']>[0]): void {
+  confirmed(confirmed: Confirmed): void {
     this.#ledger.confirm(confirmed);
   }
 
@@ -365,6 +449,54 @@ export class Owner {
     this.#idle.add(recipient);
   }
 
+  /**
+   * The records of messages that a client asks for, in the order asked, some in each turn of the event loop.
+   *
+   * @throws MeshError `unavailable`
+   */
+  async recordsForClient(ids: readonly string[]): Promise<(StatusRecord | undefined)[]> {
+    const records: (StatusRecord | undefined)[] = [];
+    for (let at = 0; at < ids.length; at += LOOKED_UP_PER_TURN) {
+      const some = ids.slice(at, at + LOOKED_UP_PER_TURN);
+      await this.turns.take(some.length);
+      records.push(...(await this.statuses.get(some)));
+    }
+    return records;
+  }
+
+  /** The records of messages, in the order asked; one that a store refuses is told of and passes for unknown. */
+  async recordsOf(
+    ids: readonly string[],
+    refused: (id: string, error: unknown) => void,
+  ): Promise<readonly (StatusRecord | undefined)[]> {
+    const get = (some: readonly string[]) => this.whileUnavailable(() => this.statuses.get(some));
+    try {
+      return await get(ids);
+    } catch (error) {
+      this.whileRunning(error);
+    }
+    const alone = async (id: string) => {
+      try {
+        return (await get([id]))[0];
+      } catch (error) {
+        this.whileRunning(error);
+        refused(id, error);
+        return undefined;
+      }
+    };
+    return Promise.all(ids.map(alone));
+  }
+
+  /** Throws what has failed only because the owner stops: then nothing may be concluded from it. */
+  whileRunning(error: unknown): void {
+    if (this.#stop.signal.aborted) throw error;
+  }
+
+  /** Acks that nothing has come for are forgotten after a while. */
+  forgetAcksLater(device: Device): void {
+    if (this.#ackedEarly.get(device) === undefined) this.#ackedEarly.set(device, this.now());
+  }
+
   drainFailed(error: unknown): void {
     if (!this.#stop.signal.aborted) this.#deps.logger.error({ err: error }, 'a drain stopped');
   }
@@ -382,36 +514,64 @@ export class Owner {
     failed.set(code, (failed.get(code) ?? 0) + 1);
     const atMs = this.now();
     const { serverMessageId } = subject;
-    await this.whileUnavailable(() =>
-      this.statuses.update([{ ...NOTHING_NEW, serverMessageId, base, failedAtMs: atMs, code }]),
-    );
+    try {
+      await this.whileUnavailable(() =>
+        this.statuses.update([{ ...NOTHING_NEW, serverMessageId, base, failedAtMs: atMs, code }]),
+      );
+    } catch (error) {
+      this.whileRunning(error);
+      // Its sender has to hear of it all the same.
+      this.#deps.logger.error({ err: error, serverMessageId }, 'that a message failed could not be recorded');
+    }
     await this.whileUnavailable(() => this.#deps.log.publish([receiptOf(subject, MessageStatus.FAILED, atMs, code)]));
   }
 
-  /** Tries again to handle a record whose first attempt failed; in the end it becomes a dead letter. */
-  async retry(record: LogRecord, attempt: () => Promise<void>, firstError: unknown): Promise<void> {
+  /**
+   * Tries again to handle a record whose first attempt failed; in the end it becomes a dead letter. Never rejects.
+   *
+   * @returns false when it is neither handled nor given up: the owner stops, or not even that could be written down.
+   */
+  async retry(record: LogRecord, attempt: () => Promise<void>, firstError: unknown): Promise<boolean> {
     const { handlingAttempts, handlingRetryMs } = this.#deps.options;
     let error = firstError;
     for (let n = 1; n < handlingAttempts; n++) {
-      if (this.#stop.signal.aborted) return;
+      if (this.#stop.signal.aborted) return false;
       this.#deps.logger.warn(
         { err: error, position: record.position, attempt: n, ...traceFields(traceparentOf(record.event)) },
         'an event could not be handled',
       );
-      await sleep(Math.min(HANDLING_RETRY_MAX_MS, handlingRetryMs * 2 ** (n - 1)), { signal: this.#stop.signal }).catch(
-        () => {},
-      );
-      if (this.#stop.signal.aborted) return;
+      await this.#pause(Math.min(HANDLING_RETRY_MAX_MS, handlingRetryMs * 2 ** (n - 1)));
+      if (this.#stop.signal.aborted) return false;
       try {
         await this.whileUnavailable(attempt);
-        return;
+        return true;
       } catch (again) {
         error = again;
       }
     }
+    return this.#bury(record, error);
+  }
+
+  /** Gives a record up; false when not even that could be written down. */
+  async #bury(record: LogRecord, error: unknown): Promise<boolean> {
+    try {
+      await this.deadLetters.bury(record, error);
+    } catch (refusal) {
+      if (this.#stop.signal.aborted) return false;
+      this.#deps.logger.error(
+        { err: refusal, position: record.position },
+        'an event that is given up could not be kept; the log has it until the next start',
+      );
+      return false;
+    }
     this.counts.deadLetters++;
-    await this.deadLetters.bury(record, error);
     this.acknowledge(record);
+    return true;
+  }
+
+  /** Waits, or until the owner stops. */
+  async #pause(ms: number): Promise<void> {
+    await sleep(ms, { signal: this.#stop.signal }).catch(() => {});
   }
 
   #handle(records: readonly LogRecord[]): void {
@@ -438,8 +598,8 @@ export class Owner {
   }
 
   /** What is known here of a user's inbox and sessions is out of date, and nothing may be done about them. */
-  #abandon(recipient: Recipient): void {
-    recipient.abandon();
+  #abandon(recipient: Recipient, giveUp: (record: LogRecord) => void = () => {}): void {
+    for (const record of recipient.abandon()) giveUp(record);
     this.#idle.delete(recipient);
     if (this.#recipients.get(recipient.userId) === recipient) this.#recipients.delete(recipient.userId);
   }
@@ -455,14 +615,22 @@ export class Owner {
     if (bases.length > 0) this.statuses.accept(bases).catch(() => {});
   }
 
+  /** Loads what is known of a user. What waits for that is tried as often as any record, and given up with it. */
   async #load(recipient: Recipient): Promise<void> {
-    try {
-      await this.whileUnavailable(() => recipient.load());
-    } catch (error) {
-      if (this.#stop.signal.aborted) return;
-      // Its records stay on the log: a restart, or the key's next owner, begins afresh.
-      this.#deps.logger.error({ err: error }, 'a recipient could not be loaded');
-      if (this.#recipients.get(recipient.userId) === recipient) this.#recipients.delete(recipient.userId);
+    const { handlingAttempts, handlingRetryMs } = this.#deps.options;
+    for (let n = 1; !recipient.abandoned; n++) {
+      try {
+        await this.whileUnavailable(() => recipient.load());
+        return;
+      } catch (error) {
+        if (this.#stop.signal.aborted) return;
+        this.#deps.logger.error({ err: error, attempt: n }, 'a recipient could not be loaded');
+        if (n < handlingAttempts) await this.#pause(Math.min(HANDLING_RETRY_MAX_MS, handlingRetryMs * 2 ** (n - 1)));
+        else {
+          this.#abandon(recipient, (record) => void this.#bury(record, error));
+          return;
+        }
+      }
     }
   }
 
@@ -475,6 +643,11 @@ export class Owner {
     for (const device of [...this.unconfirmed]) if (this.owns(device.recipient.userId)) this.#retransmit(device, nowMs);
     void this.#releaseConfirmations(nowMs);
     for (const link of this.#links.values()) link.tellTime();
+    for (const device of this.#ackedEarly.keys()) {
+      if ((this.#ackedEarly.get(device) as number) > nowMs - FORGET_ACKS_MS) break;
+      this.#ackedEarly.delete(device);
+      device.forgetAcks();
+    }
     for (const recipient of this.#idle) {
       if (recipient.idleSinceMs > nowMs - FORGET_IDLE_MS) break;
       this.#idle.delete(recipient);
@@ -553,7 +726,7 @@ export class Owner {
     const { recipient } = delivery.device;
     if (!record) return;
     const { statuses, inbox } = this;
-    await this.retry(
+    const done = await this.retry(
       record,
       async () => {
         const base = baseRecord(delivery.tracked.message, delivery.position);
@@ -572,7 +745,7 @@ export class Owner {
       },
       error,
     );
-    if (this.#stop.signal.aborted) return;
+    if (!done) return;
     delivery.row = 'written';
     recipient.stored(delivery);
   }

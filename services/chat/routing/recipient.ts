@@ -1,5 +1,5 @@
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
-import type { MessageEvent, SessionEvent } from '@chatmesh/gen/chat/v1/log';
+import type { ConfirmationEvent, MessageEvent, SessionEvent } from '@chatmesh/gen/chat/v1/log';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { ChurnMap, monotonicMs } from '@chatmesh/mesh';
 import { confirmableId, deviceMark, type LogEvent, receiptOf, traceparentOf } from '../domain/events.js';
@@ -10,14 +10,13 @@ import type { LogRecord, Position } from '../stores/message-log.js';
 import { NOTHING_NEW, type StatusRecord } from '../stores/status-store.js';
 import { type Delivery, Device, type Tracked } from './device.js';
 import type { EdgeLink } from './edge-link.js';
-import { baseRecord } from './ledger.js';
+import type { LateResult } from './late-confirmations.js';
+import { baseRecord, type Confirmer } from './ledger.js';
 import type { LocatedSession, Owner } from './owner.js';
 
 const PAGE = 256;
-const DONE = Promise.resolve();
 /** A drain goes on when so many rows fit: a page for every single confirmation would cost more than it brings. */
 const MIN_PAGE = 32;
-const MAX_ACKED_EARLY = 4096;
 const CLOSE_BY_OPERATOR = [1008, 'ended by an operator'] as const;
 const CLOSE_SUSPENDED = [4403, 'the user is suspended'] as const;
 const CLOSE_REPLACED = [4409, 'replaced by a newer connection of the same device'] as const;
@@ -62,7 +61,6 @@ export class Recipient {
    */
   #knowsFrom: Position | undefined;
   #knowsAll = true;
-  #late: Promise<unknown> = DONE;
   /** Sessions whose edges have no stream to this router yet, the one heard of last at the end. */
   #elsewhere = NOWHERE;
 
@@ -156,8 +154,10 @@ export class Recipient {
   /**
    * The user is another owner's, or was in between: nothing is sent from here any more. The edges announce the sessions
    * again; what they still confirm here is late.
+   *
+   * @returns the records that were not handled.
    */
-  abandon(): void {
+  abandon(): readonly LogRecord[] {
     this.#abandoned = true;
     for (const device of this.devices.values()) {
       const { session } = device;
@@ -169,9 +169,11 @@ export class Recipient {
       session.link.sessions.set(session.number, device);
       session.link.disown(session.number);
     }
+    const waiting = this.#waiting;
     this.#waiting = [];
     for (const tracked of this.#tracked.values()) this.#owner.letGo(tracked);
     this.#tracked.clear();
+    return waiting;
   }
 
   /** Takes the next record of the user's stream. */
@@ -184,11 +186,21 @@ export class Recipient {
     this.#waiting.push(record);
   }
 
-  /** A device confirms events through its session. Resolves, if it has to wait, with the ids that were not sent to this user. */
-  confirm(device: Device, status: MessageStatus, ids: readonly string[]): Promise<string[]> | undefined {
+  /**
+   * A device confirms events. Resolves, if some have to be looked up, with what became of those; the others are durable with the
+   * next barrier.
+   *
+   * @param refused told of others whose confirmation a store refuses; without it, the log keeps these for later.
+   */
+  confirm(
+    device: Device,
+    status: MessageStatus,
+    ids: readonly string[],
+    refused?: Confirmer['refused'],
+  ): Promise<LateResult> | undefined {
+    const confirmer: Confirmer = { userId: this.userId, deviceId: device.id, status, refused };
     let late: string[] | undefined;
-    const atMs = this.#owner.now();
-    const passedMs = monotonicMs();
+    const came = { atMs: this.#owner.now(), passedMs: monotonicMs() };
     for (const id of ids) {
       const delivery = device.window.get(id);
       if (delivery) {
@@ -199,12 +211,16 @@ export class Recipient {
         device.count(delivery, -1);
         device.settling.add(id);
         // After a restart the log may still hand out what the inbox has brought already.
-        if (!delivery.tracked.message && !delivery.tracked.record) rememberAck(device, id);
-        this.#record(delivery.tracked, device, status, atMs, passedMs, delivery);
+        if (!delivery.tracked.message && !delivery.tracked.record) this.#rememberAck(device, id);
+        this.#record(delivery.tracked, device, confirmer, came, delivery);
         continue;
       }
       const tracked = device.settling.has(id) ? this.#tracked.get(id) : undefined;
-      if (tracked) this.#record(tracked, device, status, atMs, passedMs, undefined);
+      const isRead = this.readReceipts && status === MessageStatus.READ;
+      if (tracked?.message && isRead && tracked.readAtMs === 0)
+        this.#record(tracked, device, confirmer, came, undefined);
+      // That the device has it is on its way to the disk. Who tries again what was refused has to know what became of it.
+      else if (tracked && !refused) continue;
       else if (late) late.push(id);
       else late = [id];
     }
@@ -213,21 +229,19 @@ export class Recipient {
   }
 
   /** Confirms events that are not in a device's window: long confirmed, waiting in the inbox, or never sent to this user. */
-  confirmLate(deviceId: string, status: MessageStatus, ids: readonly string[]): Promise<string[]> {
+  async confirmLate(deviceId: string, status: MessageStatus, ids: readonly string[]): Promise<LateResult> {
     const device = this.devices.get(deviceId);
     this.doubt();
-    for (const id of ids) device?.settling.add(id);
-    if (status === MessageStatus.UNSPECIFIED && device) {
-      for (const id of ids) rememberAck(device, id);
+    for (const id of ids) {
+      device?.settling.add(id);
+      if (status === MessageStatus.UNSPECIFIED && device) this.#rememberAck(device, id);
     }
-    const done = this.#late.then(() => this.#confirmLate(deviceId, status, ids));
-    this.#late = done
-      .catch(() => {})
-      .then(() => {
-        for (const id of ids) device?.settling.delete(id);
-        if (device) this.resume(device);
-      });
-    return done;
+    try {
+      return await this.#owner.late.confirm(this, deviceId, status, ids);
+    } finally {
+      for (const id of ids) device?.settling.delete(id);
+      if (device) this.resume(device);
+    }
   }
 
   /** The edge has answered an attach. */
@@ -355,19 +369,31 @@ export class Recipient {
       case 'device':
         return this.#withDevice(kind.value.deviceId, () => this.#owner.acknowledge(record));
       case 'confirmation': {
-        const { deviceId, status, ids } = kind.value;
-        const device = this.devices.get(deviceId);
-        const done = device ? this.confirm(device, status, ids) : this.confirmLate(deviceId, status, ids);
-        void Promise.all([done, this.#owner.barrier()]).then(
-          () => this.#owner.acknowledge(record),
-          () => {},
-        );
+        const confirmed = () => this.#confirmFromLog(record, kind.value);
+        void confirmed().catch((error) => {
+          this.#owner.awaited.tell(this.userId, kind.value, error);
+          return this.#owner.retry(record, confirmed, error);
+        });
         return undefined;
       }
       default:
         this.#owner.acknowledge(record);
         return undefined;
     }
+  }
+
+  /** What a device has confirmed through another session or a call. @throws whatever a store says that refuses one of them */
+  async #confirmFromLog(record: LogRecord, confirmation: ConfirmationEvent): Promise<void> {
+    const { deviceId, status, ids } = confirmation;
+    const refusals: unknown[] = [];
+    const device = this.devices.get(deviceId);
+    const refused = (_: string, error: unknown) => void refusals.push(error);
+    const late = await (device ? this.confirm(device, status, ids, refused) : this.confirmLate(deviceId, status, ids));
+    await this.#owner.barrier();
+    if (late && late.refused.length > 0) refusals.push(late.error);
+    if (refusals.length > 0) throw refusals[0];
+    this.#owner.awaited.tell(this.userId, confirmation, undefined);
+    this.#owner.acknowledge(record);
   }
 
   async #lookAgain(): Promise<void> {
@@ -468,7 +494,7 @@ export class Recipient {
     tracked.deliveries++;
     for (const device of this.devices.values()) {
       if (message?.copy && device.id === message.senderDeviceId) continue;
-      if (!message && device.ackedEarly.delete(id)) continue;
+      if (!message && device.hasAcked(id)) continue;
       if (known?.devices.includes(deviceMark(message?.copy ?? false, device.id))) continue;
       // The inbox has brought it already: a second delivery would take the first one's place in the window for good.
       if (device.window.has(id) || device.settling.has(id)) continue;
@@ -549,7 +575,7 @@ export class Recipient {
           if (device.window.has(id)) return;
           // A receipt may have been published twice; where an earlier copy was here too, it is enough.
           const elsewhere = !message && !event.redriven && this.#owner.seen(id, false, row.position);
-          if (elsewhere || (!message && device.ackedEarly.delete(id))) {
+          if (elsewhere || (!message && device.hasAcked(id))) {
             confirmed.push(row.position);
             return;
           }
@@ -593,7 +619,8 @@ export class Recipient {
 
   async #statusesOf(events: readonly LogEvent[]): Promise<Map<string, StatusRecord>> {
     const ids = events.flatMap(({ kind }) => (kind.case === 'message' ? [kind.value.serverMessageId] : []));
-    const records = await this.#owner.whileUnavailable(() => this.#owner.statuses.get(ids));
+    // What cannot be read may have been confirmed: the device is sent it again rather than never.
+    const records = await this.#owner.recordsOf(ids, (_, error) => this.#owner.drainFailed(error));
     const known = new Map<string, StatusRecord>();
     for (const [i, record] of records.entries()) if (record) known.set(ids[i] as string, record);
     return known;
@@ -655,20 +682,21 @@ export class Recipient {
   #record(
     tracked: Tracked,
     device: Device,
-    status: MessageStatus,
-    atMs: number,
-    passedMs: number,
+    confirmer: Confirmer,
+    { atMs, passedMs }: { atMs: number; passedMs: number },
     delivery: Delivery | undefined,
   ): void {
     const { message, record } = tracked;
+    const { status } = confirmer;
     if (!message) {
       // While other devices still lack the receipt, this one's ack lives in the log's acknowledgement or the inbox.
-      this.#owner.confirmed({ update: undefined, receipt: undefined, delivery });
+      this.#owner.confirmed({ confirmer, update: undefined, receipt: undefined, delivery });
       return;
     }
     const mark = deviceMark(message.copy, device.id);
     if (message.copy) {
       this.#owner.confirmed({
+        confirmer,
         update: { ...NOTHING_NEW, serverMessageId: tracked.id, deviceId: mark },
         receipt: undefined,
         delivery,
@@ -689,6 +717,7 @@ export class Recipient {
         ? receiptOf(message, read ? MessageStatus.READ : MessageStatus.DELIVERED, atMs, '', span?.traceparent)
         : undefined;
     this.#owner.confirmed({
+      confirmer,
       update: {
         serverMessageId: tracked.id,
         base: record && baseOf(message, record.position),
@@ -710,75 +739,9 @@ export class Recipient {
     }
   }
 
-  async #confirmLate(deviceId: string, status: MessageStatus, ids: readonly string[]): Promise<string[]> {
-    const unknown: string[] = [];
-    const elsewhere = new Set<string>();
-    if (status === MessageStatus.UNSPECIFIED) for (const id of ids) elsewhere.add(id);
-    else {
-      const records = await this.#owner.whileUnavailable(() => this.#owner.statuses.get(ids));
-      const positions: Position[] = [];
-      const atMs = this.#owner.now();
-      records.forEach((record, i) => {
-        const id = ids[i] as string;
-        if (record?.recipientId === this.userId) {
-          positions.push(record.position);
-          this.#recordLate(record, deviceId, status, atMs);
-        } else if (record?.senderId === this.userId) {
-          elsewhere.add(id);
-          this.#owner.confirmed({
-            update: { ...NOTHING_NEW, serverMessageId: id, deviceId: deviceMark(true, deviceId) },
-            receipt: undefined,
-            delivery: undefined,
-          });
-        } else unknown.push(id);
-      });
-      await this.#owner.barrier();
-      if (positions.length > 0 && this.devices.get(deviceId)?.state !== 'live')
-        await this.#owner.remove(this.userId, deviceId, positions);
-    }
-    if (elsewhere.size > 0) await this.#removeByIds(deviceId, elsewhere);
-    return unknown;
-  }
-
-  #recordLate(record: StatusRecord, deviceId: string, status: MessageStatus, atMs: number): void {
-    const read = status === MessageStatus.READ && this.readReceipts;
-    const news = read ? record.readAtMs === 0 : record.deliveredAtMs === 0 && record.readAtMs === 0;
-    const failed = record.failedAtMs !== 0;
-    if (!news && record.devices.includes(deviceId)) return;
-    if (record.deliveredAtMs === 0) this.#owner.onDelivered(record.acceptedAtMs, atMs);
-    this.#owner.confirmed({
-      update: {
-        ...NOTHING_NEW,
-        serverMessageId: record.serverMessageId,
-        deviceId,
-        deliveredAtMs: atMs,
-        readAtMs: read ? atMs : 0,
-      },
-      receipt:
-        news && !failed ? receiptOf(record, read ? MessageStatus.READ : MessageStatus.DELIVERED, atMs) : undefined,
-      delivery: undefined,
-    });
-  }
-
-  /** Removes rows that only their content names, looking through the device's inbox until all are found. */
-  async #removeByIds(deviceId: string, ids: Set<string>): Promise<void> {
-    if (this.devices.get(deviceId)?.state === 'live') return;
-    let after: Position | undefined;
-    while (ids.size > 0) {
-      const rows = await this.#owner.whileUnavailable(() => this.#owner.inbox.page(this.userId, deviceId, after, PAGE));
-      if (rows.length === 0) return;
-      const idOf = (row: InboxRow) => confirmableId(LogEventWire.decode(row.payload)) ?? '';
-      // A receipt that was published again may stand here twice.
-      const found = rows.filter((row) => ids.has(idOf(row)));
-      for (const row of found) ids.delete(idOf(row));
-      if (found.length > 0)
-        await this.#owner.remove(
-          this.userId,
-          deviceId,
-          found.map((row) => row.position),
-        );
-      after = (rows.at(-1) as InboxRow).position;
-    }
+  #rememberAck(device: Device, id: string): void {
+    device.rememberAck(id);
+    this.#owner.forgetAcksLater(device);
   }
 
   #track(
@@ -836,11 +799,6 @@ function openedBy({ edgeId, session, deviceId, order, isNew }: SessionEvent, pos
 /** In a function of its own: what a closure needs is set aside whenever the function around it is called. */
 function baseOf(message: MessageEvent, position: Position): () => StatusRecord {
   return () => baseRecord(message, position) as StatusRecord;
-}
-
-function rememberAck({ ackedEarly }: Device, id: string): void {
-  if (ackedEarly.size > MAX_ACKED_EARLY) ackedEarly.clear();
-  ackedEarly.add(id);
 }
 
 function newDelivery(tracked: Tracked, device: Device, position: Position, counted: boolean): Delivery {

@@ -46,14 +46,24 @@ export class Sweeper {
   }
 
   async #sweep(): Promise<void> {
-    const { inbox, statuses, now } = this.#deps;
+    const { inbox, statuses, now, logger } = this.#deps;
     const beforeMs = now() - RETENTION_MS;
+    let swept = true;
     for (const { userId, deviceId } of await inbox.aged(beforeMs)) {
       if (this.#stopped) return;
-      await this.#sweepInbox(userId, deviceId, beforeMs);
+      try {
+        await this.#sweepInbox(userId, deviceId, beforeMs);
+      } catch (error) {
+        // One inbox that cannot be read must not keep the others for ever.
+        swept = false;
+        logger.error(
+          { err: error, userId, deviceId },
+          'expired messages of a device stay; they are tried again in an hour',
+        );
+      }
     }
     if (this.#stopped) return;
-    await inbox.forgetWeeks(beforeMs);
+    if (swept) await inbox.forgetWeeks(beforeMs);
     while (!this.#stopped && (await statuses.expire(now() - STATUS_RETENTION_MS)));
   }
 

@@ -34,6 +34,8 @@ export interface RouterListener {
   /** The stream is gone, with what the router has not taken. */
   disconnected(stream: RouterStream, untaken: UntakenConfirmation[]): void;
   response(stream: RouterStream, response: RouteResponse): void;
+  /** A router has dealt with what a session confirmed. */
+  dealtWith(session: Session): void;
 }
 
 /** A confirmation whose durability the router has not reported. */
@@ -50,6 +52,12 @@ interface KeptConfirmation {
   readonly ids: string;
 }
 
+/** What went with one frame. */
+interface Untaken {
+  readonly sequence: number;
+  readonly confirmations: KeptConfirmation[];
+}
+
 /** Called once: with the router's answer, or with `unavailable` when the stream broke first. */
 export type SubmitAnswer = (result: SubmitResult | MeshError) => void;
 
@@ -57,6 +65,8 @@ export type SubmitAnswer = (result: SubmitResult | MeshError) => void;
 const MAX_AGE_MS = 0xffffffff;
 /** Nobody waits for a confirmation: it goes with the next frame, or after this long. */
 const CONFIRM_MS = 4;
+/** Of a UUID and the comma behind it. */
+const ID_LENGTH = 37;
 /** So many messages are a part of a window: a drain waits for them. */
 const MANY = 32;
 /** A router that has not said anything by then is tried again. */
@@ -94,7 +104,9 @@ export class RouterStream {
   });
   #nextRef = 1;
   #sequence = 0;
-  #untaken: { sequence: number; confirmations: KeptConfirmation[] }[] = [];
+  #untaken: Untaken[] = [];
+  /** Up to here the router has dealt with them. */
+  #dealtThrough = 0;
   #reconnectMs = FIRST_RECONNECT_MS;
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
@@ -206,7 +218,9 @@ export class RouterStream {
     const others = (confirmation: { session: Session }) => !theirs(confirmation);
     const { gathered } = this.#out;
     const back = [
-      ...this.#untaken.flatMap(({ confirmations }) => confirmations.filter(theirs).map(untaken)),
+      ...this.#untaken.flatMap(({ sequence, confirmations }) =>
+        confirmations.filter(theirs).map((confirmation) => this.#again(sequence, confirmation)),
+      ),
       ...(gathered?.confirmations.filter(theirs) ?? []),
     ];
     this.#untaken = this.#untaken.map(({ sequence, confirmations }) => ({
@@ -237,7 +251,29 @@ export class RouterStream {
     this.#call?.write(frame);
   }
 
+  /** What has to be confirmed to another router counts again as not dealt with. */
+  #again(sequence: number, { session, status, ids }: KeptConfirmation): UntakenConfirmation {
+    if (sequence <= this.#dealtThrough) session.confirming += countOf(ids);
+    return { session, status, ids: ids.split(',') };
+  }
+
+  #dealWith(through: number): void {
+    const next = this.#untaken[0];
+    // They are numbered without a gap.
+    let i = next ? Math.max(0, this.#dealtThrough + 1 - next.sequence) : 0;
+    for (; i < this.#untaken.length; i++) {
+      const { sequence, confirmations } = this.#untaken[i] as Untaken;
+      if (sequence > through) break;
+      for (const { session, ids } of confirmations) {
+        session.confirming -= countOf(ids);
+        this.#listener.dealtWith(session);
+      }
+    }
+    this.#dealtThrough = through;
+  }
+
   #receive(response: RouteResponse): void {
+    if (response.recordedSequence > this.#dealtThrough) this.#dealWith(response.recordedSequence);
     while (this.#untaken[0] && this.#untaken[0].sequence <= response.confirmedSequence) this.#untaken.shift();
     this.#clock.hear(Number(response.clockMs));
     if (response.leaving) this.leaving = true;
@@ -257,7 +293,12 @@ export class RouterStream {
     this.#call = undefined;
     this.#heard = false;
     const unsent = this.#out.discard()?.confirmations ?? [];
-    const lost = [...this.#untaken.flatMap(({ confirmations }) => confirmations.map(untaken)), ...unsent];
+    const lost = [
+      ...this.#untaken.flatMap(({ sequence, confirmations }) =>
+        confirmations.map((confirmation) => this.#again(sequence, confirmation)),
+      ),
+      ...unsent,
+    ];
     this.#untaken = [];
     const answers = [...this.#answers.values()];
     this.#answers.clear();
@@ -288,8 +329,8 @@ function kept({ session, status, ids }: UntakenConfirmation): KeptConfirmation {
   return { session, status, ids: ids.join() };
 }
 
-function untaken({ session, status, ids }: KeptConfirmation): UntakenConfirmation {
-  return { session, status, ids: ids.split(',') };
+function countOf(ids: string): number {
+  return (ids.length + 1) / ID_LENGTH;
 }
 
 function unavailable(): MeshError {

@@ -9,7 +9,11 @@ const MAX_UNANSWERED = 256;
 const MAX_IN_FLIGHT = 2_048;
 /** The share; so many messages a sender is expected to bring when it is read again. */
 const BURST = 32;
-const MAX_KEPT = 1_024;
+/**
+ * Ids that a device has confirmed and that no router has dealt with. Twice as many as a router takes while its stores are away
+ * (SETTLING_WINDOW), so that only a client is held up that confirms more than it was sent.
+ */
+const MAX_CONFIRMING = 4_096;
 /** Above this the client is not read until it has taken what it was sent; far above it, it is closed. By the wire contract. */
 const HIGH_WATER_BYTES = 1024 * 1024;
 const MAX_OWED_BYTES = 16 * 1024 * 1024;
@@ -57,9 +61,10 @@ export class Inflow {
     session.unanswered--;
   }
 
-  /** A confirmation waits for an owner. */
-  kept(session: Session): void {
-    if ((session.kept?.length ?? 0) >= MAX_KEPT) this.#pause(session);
+  /** The device has confirmed so many ids, with which a router has to deal. */
+  confirmed(session: Session, ids: number): void {
+    session.confirming += ids;
+    if (session.confirming >= MAX_CONFIRMING) this.#pause(session);
   }
 
   /** The client was told something, whatever it is: one that does not read costs a bounded amount. */
@@ -73,7 +78,7 @@ export class Inflow {
   look(session: Session): void {
     if (!session.paused || session.held || session.closed) return;
     if (session.unanswered > MAX_UNANSWERED / 2 || session.sink.bufferedBytes > HIGH_WATER_BYTES) return;
-    if ((session.kept?.length ?? 0) >= MAX_KEPT) return;
+    if (session.confirming > MAX_CONFIRMING / 2) return;
     session.paused = false;
     this.#paused--;
     session.sink.pause(false);

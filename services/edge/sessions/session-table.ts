@@ -2,15 +2,7 @@ import { create } from '@bufbuild/protobuf';
 import { MessageStatus, type ReceiptUpdate, ReceiptUpdateSchema } from '@chatmesh/gen/chat/v1/frames';
 import type { Push, RouteResponse, Submit, SubmitResult } from '@chatmesh/gen/chat/v1/router';
 import { SubmitWire } from '@chatmesh/gen/wire/chat/v1/router';
-import {
-  type Logger,
-  MeshError,
-  type MeshTls,
-  monotonicMs,
-  RecentIdMap,
-  type Traces,
-  type WallClock,
-} from '@chatmesh/mesh';
+import { type Logger, MeshError, type MeshTls, monotonicMs, type Traces, type WallClock } from '@chatmesh/mesh';
 import { isBadFrame, MAX_BAD_FRAMES } from '../domain/bad-frames.js';
 import { CLOSE } from '../domain/close-codes.js';
 import { type ClientAction, MAX_IDS } from '../domain/frames.js';
@@ -18,6 +10,7 @@ import { PushedEvent, RECEIPT } from '../domain/pushed-event.js';
 import { SessionWheel, TURN_MS } from '../domain/session-wheel.js';
 import { RouterPool } from '../routing/router-pool.js';
 import type { RouterListener, RouterStream, SubmitAnswer, UntakenConfirmation } from '../routing/router-stream.js';
+import { AckedReceipts } from './acked-receipts.js';
 import { Inflow } from './inflow.js';
 import { type ClientSink, type Identity, Session } from './session.js';
 
@@ -44,9 +37,8 @@ export interface SessionTableDeps {
 
 /** A session that no router has attached is announced again after this long. */
 const REOPEN_MS = 5_000;
-/** Some 200 bytes each. */
-const MAX_LATE = 100_000;
-const MAX_ACKED = 131_072;
+/** Ids that ended sessions have confirmed, some 200 bytes each. */
+const MAX_LATE_IDS = 131_072;
 
 /** What a device confirmed through a session that has ended. */
 interface LateConfirmation {
@@ -71,11 +63,8 @@ export class SessionTable implements RouterListener {
   /** The routers behind the sessions. */
   readonly routers: RouterPool;
   #nextNumber = 1;
-  /**
-   * The session that acked a receipt last. A router that dies after it has published a receipt, and before that is on record,
-   * leaves the next one to publish it again, for whoever owns the sender by then: only here it is known to have arrived.
-   */
-  readonly #acked = new RecentIdMap(MAX_ACKED);
+  /** Receipts that clients have. */
+  readonly acked = new AckedReceipts();
   /** The event that is being passed on: one after the other, in the same memory. */
   readonly #pushed = new PushedEvent();
   /** What has happened since the start. */
@@ -89,6 +78,7 @@ export class SessionTable implements RouterListener {
   /** Confirmations of ended sessions that no router has taken yet, and those of them that are being passed on. */
   readonly #late = new Set<LateConfirmation>();
   readonly #passing = new Set<LateConfirmation>();
+  #lateIds = 0;
 
   constructor(deps: SessionTableDeps) {
     this.#deps = deps;
@@ -313,6 +303,10 @@ export class SessionTable implements RouterListener {
     for (const session of orphans) this.#announce(session);
   }
 
+  dealtWith(session: Session): void {
+    this.#inflow.look(session);
+  }
+
   response(stream: RouterStream, response: RouteResponse): void {
     this.#inflow.release();
     if (response.released.length > 0) this.#released(stream, response.released);
@@ -414,7 +408,8 @@ export class SessionTable implements RouterListener {
       if (session.caughtUp) return;
       session.caughtUp = true;
       session.sink.caughtUp();
-    } else if (event.kind === 'receipt' && this.#acked.get(event.text(RECEIPT.eventId)) === number) {
+    } else if (event.kind === 'receipt' && this.acked.pushed(event.text(RECEIPT.eventId), number)) {
+      session.confirming++;
       stream.confirm(session, MessageStatus.UNSPECIFIED, [event.text(RECEIPT.eventId)]);
     } else {
       this.counts.events++;
@@ -481,7 +476,8 @@ export class SessionTable implements RouterListener {
   }
 
   #confirm(session: Session, status: MessageStatus, ids: string[]): void {
-    if (status === MessageStatus.UNSPECIFIED) for (const id of ids) this.#acked.set(id, session.number);
+    if (status === MessageStatus.UNSPECIFIED) this.acked.acked(ids, session.number);
+    this.#inflow.confirmed(session, ids.length);
     if (session.owner) session.owner.confirm(session, status, ids);
     else this.#keep(session, status, ids);
   }
@@ -489,7 +485,6 @@ export class SessionTable implements RouterListener {
   #keep(session: Session, status: MessageStatus, ids: string[]): void {
     session.kept ??= [];
     session.kept.push({ status, ids });
-    this.#inflow.kept(session);
   }
 
   /** Passes on what a session that has ended confirmed, by a call; while no router answers it waits for one. */
@@ -498,11 +493,12 @@ export class SessionTable implements RouterListener {
     const isAck = status === MessageStatus.UNSPECIFIED;
     const receipts = isAck ? [] : [create(ReceiptUpdateSchema, { status, serverMessageIds: ids })];
     const confirmation: LateConfirmation = { userId, deviceId, eventIds: isAck ? ids : [], receipts };
-    if (this.#late.size >= MAX_LATE) {
+    if (this.#lateIds + ids.length > MAX_LATE_IDS) {
       this.#deps.logger.warn('too many confirmations of ended sessions wait for a router; their events are sent again');
       return;
     }
     this.#late.add(confirmation);
+    this.#lateIds += ids.length;
     this.#passOn(confirmation);
   }
 
@@ -511,14 +507,20 @@ export class SessionTable implements RouterListener {
     this.routers
       .call(confirmation.userId, (router) => router.confirm(confirmation))
       .then(
-        () => this.#late.delete(confirmation),
+        () => this.#passedOn(confirmation),
         (error: MeshError) => {
           if (error.kind === 'unavailable') return;
-          this.#late.delete(confirmation);
+          this.#passedOn(confirmation);
           this.#deps.logger.warn({ err: error }, 'a confirmation of an ended session was refused');
         },
       )
       .finally(() => this.#passing.delete(confirmation));
+  }
+
+  #passedOn(confirmation: LateConfirmation): void {
+    this.#late.delete(confirmation);
+    const { eventIds, receipts } = confirmation;
+    this.#lateIds -= receipts.reduce((sum, { serverMessageIds }) => sum + serverMessageIds.length, eventIds.length);
   }
 
   async #renew(session: Session, token: string): Promise<void> {

@@ -74,6 +74,8 @@ export class Session {
   unanswered = 0;
   /** The router that took the last submit. */
   via: RouterStream | undefined;
+  /** Ids that its device has confirmed and that no router has dealt with. */
+  confirming = 0;
   paused = false;
   /** Not read because this edge has too much in flight. */
   held = false;

@@ -455,6 +455,7 @@ export function newRouteResponse(): RouteResponse {
     leaving: false,
     clockMs: 0n,
     wanted: [],
+    recordedSequence: 0,
   };
 }
 
@@ -497,6 +498,9 @@ export function writeRouteResponse(w: WireWriter, m: RouteResponse): void {
   }
   if (m.clockMs !== 0n) {
     w.uint64(72, m.clockMs);
+  }
+  if (m.recordedSequence !== 0) {
+    w.uint32(80, m.recordedSequence);
   }
   if (m.wanted.length > 0) {
     const start = w.open(90);
@@ -551,6 +555,9 @@ export function readRouteResponse(r: WireReader, end: number, m: RouteResponse):
         r.done(last);
         break;
       }
+      case 80:
+        m.recordedSequence = r.uint32();
+        break;
       default:
         r.skip(tag);
     }
