@@ -10,13 +10,14 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { type Database, open, type RootDatabase, type RootDatabaseOptionsWithPath } from 'lmdb';
+import { open, type RootDatabase, type RootDatabaseOptionsWithPath } from 'lmdb';
 import { type EngineOperation, engineOperation } from './engine-times.js';
 import { MeshError } from './errors.js';
 import { findDamage } from './lmdb-check.js';
+import { Access, closingError, Table } from './lmdb-table.js';
 import { Metrics } from './observe.js';
 
-export type { Database } from 'lmdb';
+export type { Range, Table } from './lmdb-table.js';
 
 const DATA_FILE = 'data.mdb';
 /** Written beside the data file when a store is created: its presence means that the data file must be there too. */
@@ -41,6 +42,8 @@ export class LmdbEnvironment implements AsyncDisposable {
   readonly #root: RootDatabase<Buffer, Buffer>;
   readonly #directory: string;
   readonly #groups: EngineOperation;
+  readonly #access = new Access();
+  #closing: Promise<void> | undefined;
   #queued: Group | undefined;
   #committing: Promise<void> | undefined;
   #failure: MeshError | undefined;
@@ -113,22 +116,23 @@ export class LmdbEnvironment implements AsyncDisposable {
   }
 
   /** A table with binary keys and values, in key order. */
-  table(name: string): Database<Buffer, Buffer> {
-    return this.#root.openDB<Buffer, Buffer>({ name, encoding: 'binary', keyEncoding: 'binary' });
+  table(name: string): Table<Buffer, Buffer> {
+    const options = { name, encoding: 'binary', keyEncoding: 'binary' } as const;
+    return new Table<Buffer, Buffer>(this.#root.openDB<Buffer, Buffer>(options), this.#access);
   }
 
   /**
    * A table with keys of Latin-1 text and binary values, in the order of the keys' bytes. Text is written into lmdb's own
    * buffer, and values are copied into Node's pool: a buffer of its own for each key and value costs three times as much.
    */
-  textTable(name: string): Database<Buffer, string> {
+  textTable(name: string): Table<string, Buffer> {
     const options = { name, keyEncoder: LATIN1_KEYS, encoder: POOLED_VALUES };
-    return this.#root.openDB<Buffer, string>(options);
+    return new Table<string, Buffer>(this.#root.openDB<Buffer, string>(options), this.#access);
   }
 
   /** A table with numeric keys and values of plain data, in key order. */
-  sequence<V>(name: string): Database<V, number> {
-    return this.#root.openDB<V, number>({ name, encoding: 'msgpack' });
+  sequence<V>(name: string): Table<number, V> {
+    return new Table<number, V>(this.#root.openDB<V, number>({ name, encoding: 'msgpack' }), this.#access);
   }
 
   /** How many groups have been committed and flushed; for metrics and for the test that counts flushes. */
@@ -146,10 +150,11 @@ export class LmdbEnvironment implements AsyncDisposable {
    * run in the order of the calls, on the caller's thread.
    *
    * @returns one promise per group: resolves when the group is on the disk.
-   * @throws MeshError `unavailable` when the group could not be written. On a disk with less than 16 MiB left it is refused
-   * before `mutate` is called.
+   * @throws MeshError `unavailable` when the group could not be written, or the environment is closing. On a disk with less
+   * than 16 MiB left it is refused before `mutate` is called.
    */
   write(mutate: () => void): Promise<void> {
+    if (this.#closing) return refused(closingError());
     if (!this.#queued) {
       this.#queued = new Group();
       if (!this.#committing) this.#start();
@@ -163,8 +168,16 @@ export class LmdbEnvironment implements AsyncDisposable {
     while (this.#queued || this.#committing) await (this.#committing ?? this.#queued?.done.catch(() => {}));
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  /** Refuses new writes at once, finishes those that were handed in, then refuses reads and closes. Idempotent. */
+  [Symbol.asyncDispose](): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
     await this.settled();
+    // In one turn: lmdb gives up the transaction of the reads at once, and only then waits for the thread that writes.
+    this.#access.closed = true;
     await this.#root.close();
   }
 
@@ -238,6 +251,13 @@ class Group {
     // Whoever cares awaits `done`; a group of acknowledgements that nobody awaits must not end the process.
     this.done.catch(() => {});
   }
+}
+
+/** As a group that failed: nobody has to await it. */
+function refused(error: MeshError): Promise<never> {
+  const done = Promise.reject(error);
+  done.catch(() => {});
+  return done;
 }
 
 /** lmdb rejects writes with "commit failed" and tells the reason in a second promise, which must not go unhandled. */

@@ -20,9 +20,13 @@ describe('what is stored of a message', () => {
   async function tablesWith(text: string): Promise<string[]> {
     for (const process of mesh.processes) expect(await process.end('SIGTERM')).toBe(0);
     const environment = LmdbEnvironment.open(join(mesh.dataDir, 'chat'));
-    const holding = TABLES.filter((name) =>
-      [...environment.table(name).getRange({})].some(({ value }) => value.includes(text)),
-    );
+    const holding = TABLES.filter((name) => {
+      let found = false;
+      environment.table(name).forEach({}, (_, value) => {
+        found ||= value.includes(text);
+      });
+      return found;
+    });
     await environment[Symbol.asyncDispose]();
     for (const process of mesh.processes) await process.start();
     return holding;

@@ -21,7 +21,7 @@ const program = `
   for (let group = 0; group < ${GROUPS}; group++) {
     const writes = [];
     for (let i = 0; i < ${MESSAGES / GROUPS}; i++) {
-      writes.push(environment.write(() => void table.put(group * 1000 + i, { text: 'x'.repeat(200) })));
+      writes.push(environment.write(() => table.put(group * 1000 + i, { text: 'x'.repeat(200) })));
     }
     await Promise.all(writes);
     writeSync(2, 'resolved');

@@ -12,7 +12,7 @@ process.on('unhandledRejection', () => unhandled++);
 /** Writes values of 100,000 bytes, the last digit of their keys repeated, all in one group. */
 async function put(keys: string[]): Promise<{ kind: string; message: string } | undefined> {
   const writes = keys.map((key) =>
-    environment.write(() => void table.put(Buffer.from(key), Buffer.alloc(100_000, key.at(-1) as string))),
+    environment.write(() => table.put(Buffer.from(key), Buffer.alloc(100_000, key.at(-1) as string))),
   );
   const outcomes = await Promise.allSettled(writes);
   const refused = outcomes.find((outcome) => outcome.status === 'rejected');

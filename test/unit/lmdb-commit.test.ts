@@ -22,7 +22,7 @@ describe('group commit', () => {
     const table = environment.sequence<string>('events');
     for (let group = 1; group <= 5; group++) {
       const writes = Array.from({ length: 100 }, (_, i) =>
-        environment.write(() => void table.put(group * 1000 + i, 'x'.repeat(200))),
+        environment.write(() => table.put(group * 1000 + i, 'x'.repeat(200))),
       );
       await Promise.all(writes);
       expect(environment.commits).toBe(group);
@@ -32,10 +32,10 @@ describe('group commit', () => {
   test('what comes while a flush is on its way goes out with the next one', async () => {
     const table = environment.sequence<string>('events');
     let written = 0;
-    const first = environment.write(() => void table.put(written++, 'first'));
+    const first = environment.write(() => table.put(written++, 'first'));
     const begun = new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
     await begun;
-    const later = Array.from({ length: 100 }, () => environment.write(() => void table.put(written++, 'later')));
+    const later = Array.from({ length: 100 }, () => environment.write(() => table.put(written++, 'later')));
     await Promise.all([first, ...later]);
     expect(environment.commits).toBe(2);
     expect(written).toBe(101);

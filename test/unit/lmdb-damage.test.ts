@@ -41,14 +41,14 @@ beforeAll(async () => {
   for (let from = 0; from < KEYS; from += 100) {
     await environment.write(() => {
       for (let key = from; key < from + 100; key++) {
-        void table.put(keyOf(key), contentOf(key));
-        void gone.put(key, contentOf(key));
+        table.put(keyOf(key), contentOf(key));
+        gone.put(key, contentOf(key));
       }
     });
   }
   // So that the file has pages that are not in use any more, too.
   await environment.write(() => {
-    for (let key = 0; key < KEYS; key++) void gone.remove(key);
+    for (let key = 0; key < KEYS; key++) gone.remove(key);
   });
 });
 

@@ -1,4 +1,4 @@
-import type { Database, LmdbEnvironment } from '@chatmesh/mesh/lmdb';
+import type { LmdbEnvironment, Table } from '@chatmesh/mesh/lmdb';
 import type { AgedInbox, InboxRow, InboxStore } from './inbox-store.js';
 import type { Position } from './message-log.js';
 
@@ -9,8 +9,8 @@ const REMEMBERED_LISTINGS = 50_000;
 /** Rows in a table ordered by `user/device/position`, and a listing of `week/user/device` for the sweep. */
 export class LmdbInboxStore implements InboxStore {
   readonly #environment: LmdbEnvironment;
-  readonly #rows: Database<Buffer, string>;
-  readonly #weeks: Database<Buffer, Buffer>;
+  readonly #rows: Table<string, Buffer>;
+  readonly #weeks: Table<Buffer, Buffer>;
   readonly #listed = new Set<string>();
 
   constructor(environment: LmdbEnvironment) {
@@ -24,13 +24,13 @@ export class LmdbInboxStore implements InboxStore {
     const listed: string[] = [];
     const written = this.#environment.write(() => {
       for (const row of rows) {
-        void this.#rows.put(key(row.userId, row.deviceId, row.position), Buffer.from(row.payload));
+        this.#rows.put(key(row.userId, row.deviceId, row.position), Buffer.from(row.payload));
         const listing = `${week}/${row.userId}/${row.deviceId}`;
         if (this.#listed.has(listing)) continue;
         if (this.#listed.size >= REMEMBERED_LISTINGS) this.#listed.clear();
         this.#listed.add(listing);
         listed.push(listing);
-        void this.#weeks.put(Buffer.from(listing, 'latin1'), Buffer.alloc(0));
+        this.#weeks.put(Buffer.from(listing, 'latin1'), Buffer.alloc(0));
       }
     });
     // A listing that did not reach the disk is made again with the next row.
@@ -46,15 +46,15 @@ export class LmdbInboxStore implements InboxStore {
     const start = after === undefined ? prefix : `${prefix}${after}~`;
     const end = `${prefix}~`;
     const rows: InboxRow[] = [];
-    for (const { key: rowKey, value } of this.#rows.getRange({ start, end, limit })) {
-      rows.push({ userId, deviceId, position: rowKey.slice(prefix.length), payload: value });
-    }
+    this.#rows.forEach({ start, end, limit }, (rowKey, payload) => {
+      rows.push({ userId, deviceId, position: rowKey.slice(prefix.length), payload });
+    });
     return rows;
   }
 
   remove(userId: string, deviceId: string, positions: readonly Position[]): Promise<void> {
     return this.#environment.write(() => {
-      for (const position of positions) void this.#rows.remove(key(userId, deviceId, position));
+      for (const position of positions) this.#rows.remove(key(userId, deviceId, position));
     });
   }
 
@@ -72,7 +72,7 @@ export class LmdbInboxStore implements InboxStore {
 
   async aged(beforeMs: number): Promise<AgedInbox[]> {
     const inboxes = new Map<string, AgedInbox>();
-    for (const { key: listing } of this.#weeks.getRange({ end: Buffer.from(weekOf(beforeMs), 'latin1') })) {
+    for (const listing of this.#weeks.keys({ end: Buffer.from(weekOf(beforeMs), 'latin1') })) {
       const [, userId, deviceId] = listing.toString('latin1').split('/') as [string, string, string];
       inboxes.set(`${userId}/${deviceId}`, { userId, deviceId });
     }
@@ -80,11 +80,11 @@ export class LmdbInboxStore implements InboxStore {
   }
 
   async forgetWeeks(beforeMs: number): Promise<void> {
-    const listings = [...this.#weeks.getKeys({ end: Buffer.from(weekOf(beforeMs), 'latin1') })];
+    const listings = this.#weeks.keys({ end: Buffer.from(weekOf(beforeMs), 'latin1') });
     if (listings.length === 0) return;
     this.#listed.clear();
     await this.#environment.write(() => {
-      for (const listing of listings) void this.#weeks.remove(listing);
+      for (const listing of listings) this.#weeks.remove(listing);
     });
   }
 

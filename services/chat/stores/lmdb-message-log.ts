@@ -1,7 +1,7 @@
 import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { ChurnMap, MeshError } from '@chatmesh/mesh';
-import type { Database, LmdbEnvironment } from '@chatmesh/mesh/lmdb';
+import type { LmdbEnvironment, Table } from '@chatmesh/mesh/lmdb';
 import { acceptedAtMs } from '../domain/events.js';
 import { entryOf, payloadsOf, type StoredEntry } from './lmdb-log-entry.js';
 import type { ConsumeOptions, LogConsumer, LogRecord, MessageLog, Position } from './message-log.js';
@@ -85,9 +85,9 @@ interface Group extends Events {
  */
 export class LmdbMessageLog implements MessageLog {
   readonly #environment: LmdbEnvironment;
-  readonly #entries: Database<StoredEntry, number>;
-  readonly #acks: Database<number[], number>;
-  readonly #meta: Database<number, number>;
+  readonly #entries: Table<number, StoredEntry>;
+  readonly #acks: Table<number, number[]>;
+  readonly #meta: Table<number, number>;
   readonly #name: string;
   readonly #recordsTogether: boolean;
   readonly #slots: Slot[] = Array.from({ length: SLOTS }, () => ({
@@ -138,9 +138,9 @@ export class LmdbMessageLog implements MessageLog {
     this.#handedOut = this.#next;
     this.#durable = this.#next;
     this.#cursor = this.#next;
-    for (const { key: first, value } of this.#entries.getRange()) {
-      this.#payloads(first, value);
-      const entry = newEntry(first, value.count);
+    this.#entries.forEach({}, (first, stored) => {
+      this.#payloads(first, stored);
+      const entry = newEntry(first, stored.count);
       for (const index of this.#acks.get(first) ?? []) {
         entry.records[index] = null;
         entry.open--;
@@ -148,7 +148,7 @@ export class LmdbMessageLog implements MessageLog {
       this.#live.set(first, entry);
       this.#backlog += entry.open;
       this.#cursor = Math.min(this.#cursor, first);
-    }
+    });
   }
 
   /**
@@ -230,8 +230,8 @@ export class LmdbMessageLog implements MessageLog {
     const group: Group = { first: this.#next, payloads: [], events: [], positions: [], done: Promise.resolve() };
     const write = this.#environment.write(() => {
       this.#group = undefined;
-      void this.#entries.put(group.first, entryOf(group.payloads));
-      void this.#meta.put(META_NEXT, this.#next);
+      this.#entries.put(group.first, entryOf(group.payloads));
+      this.#meta.put(META_NEXT, this.#next);
       // What is done with goes with what is new: a group commit of its own would cost as much as one that carries something.
       if (this.#whole.length > 0) this.#removeWhole(write);
     });
@@ -284,7 +284,7 @@ export class LmdbMessageLog implements MessageLog {
   #dispatch(): void {
     while (this.#cursor < this.#durable && this.#consumers.length > 0) {
       const range = { start: this.#cursor, end: this.#durable, limit: ENTRIES_AT_A_TIME };
-      const firsts = [...this.#entries.getKeys(range)];
+      const firsts = this.#entries.keys(range);
       let room = true;
       for (const first of firsts) {
         const entry = this.#live.get(first);
@@ -419,7 +419,7 @@ export class LmdbMessageLog implements MessageLog {
     for (const entry of dirty) entry.dirty = false;
     const write = this.#environment.write(() => {
       for (const entry of dirty) {
-        if (this.#live.has(entry.first)) void this.#acks.put(entry.first, acknowledgedOf(entry));
+        if (this.#live.has(entry.first)) this.#acks.put(entry.first, acknowledgedOf(entry));
       }
       this.#removeWhole(write);
     });
@@ -435,8 +435,8 @@ export class LmdbMessageLog implements MessageLog {
     const whole = this.#whole;
     this.#whole = [];
     for (const first of whole) {
-      void this.#entries.remove(first);
-      void this.#acks.remove(first);
+      this.#entries.remove(first);
+      this.#acks.remove(first);
     }
     this.#acksWritten = write;
     write.catch(() => {

@@ -1,5 +1,5 @@
 import { ChurnMap, IdTable, keyOf } from '@chatmesh/mesh';
-import type { Database, LmdbEnvironment } from '@chatmesh/mesh/lmdb';
+import type { LmdbEnvironment, Table } from '@chatmesh/mesh/lmdb';
 import { idOf, merged, type Row, recordOf, rowOf } from './lmdb-status-row.js';
 import { RecentBatches } from './recent-batches.js';
 import type { StatusRecord, StatusStore, StatusUpdate } from './status-store.js';
@@ -46,9 +46,9 @@ interface Batch {
 export class LmdbStatusStore implements StatusStore {
   readonly #environment: LmdbEnvironment;
   /** The rows of a batch, parted by line breaks. */
-  readonly #batches: Database<string, number>;
-  readonly #index: Database<Buffer, Buffer>;
-  readonly #meta: Database<number, number>;
+  readonly #batches: Table<number, string>;
+  readonly #index: Table<Buffer, Buffer>;
+  readonly #meta: Table<number, number>;
   /** Places of the newest versions that the index does not know yet. */
   #recent = new IdTable();
   /** Those that are being merged into the index. */
@@ -74,10 +74,10 @@ export class LmdbStatusStore implements StatusStore {
     this.#meta = environment.sequence<number>('status.meta');
     const indexed = this.#meta.get(META_INDEXED) ?? 0;
     let last = indexed;
-    for (const { key: batch, value } of this.#batches.getRange({ start: indexed + 1 })) {
-      for (const [index, row] of value.split('\n').entries()) this.#recent.set(idOf(row), batch * MAX_ROWS + index);
+    this.#batches.forEach({ start: indexed + 1 }, (batch, text) => {
+      for (const [index, row] of text.split('\n').entries()) this.#recent.set(idOf(row), batch * MAX_ROWS + index);
       last = batch;
-    }
+    });
     this.#nextBatch = last + 1;
   }
 
@@ -114,17 +114,18 @@ export class LmdbStatusStore implements StatusStore {
   }
 
   async expire(beforeMs: number): Promise<boolean> {
-    const [oldest] = [...this.#batches.getRange({ limit: 1 })];
-    const records = oldest?.value.split('\n').map(recordOf) ?? [];
-    if (!oldest || records.some((record) => record.acceptedAtMs >= beforeMs)) return false;
+    const [oldest] = this.#batches.keys({ limit: 1 });
+    if (oldest === undefined) return false;
+    const records = this.#batches.get(oldest)?.split('\n').map(recordOf) ?? [];
+    if (records.some((record) => record.acceptedAtMs >= beforeMs)) return false;
     const indexed = () => this.#meta.get(META_INDEXED) ?? 0;
-    if (oldest.key > indexed()) await this.#merge();
-    if (oldest.key > indexed()) return false;
+    if (oldest > indexed()) await this.#merge();
+    if (oldest > indexed()) return false;
     await this.#environment.write(() => {
-      void this.#batches.remove(oldest.key);
+      this.#batches.remove(oldest);
       for (const { serverMessageId } of records) {
         const place = this.#index.get(keyOf(serverMessageId));
-        if (place && batchOf(decodePlace(place)) === oldest.key) void this.#index.remove(keyOf(serverMessageId));
+        if (place && batchOf(decodePlace(place)) === oldest) this.#index.remove(keyOf(serverMessageId));
       }
     });
     return true;
@@ -199,9 +200,9 @@ export class LmdbStatusStore implements StatusStore {
   #store(batch: Batch): void {
     if (this.#open === batch) this.#open = undefined;
     batch.text = batch.rows.join('\n');
-    void this.#batches.put(batch.number, batch.text);
+    this.#batches.put(batch.number, batch.text);
     // What is dead goes with what is new: a group commit of its own would cost as much as one that carries something.
-    for (const number of this.#dead) void this.#batches.remove(number);
+    for (const number of this.#dead) this.#batches.remove(number);
     batch.removed = this.#dead;
     this.#dead = [];
   }
@@ -266,11 +267,11 @@ export class LmdbStatusStore implements StatusStore {
           for (const key of keys) {
             const place = merging.getKey(key);
             // Its first version may have been refused meanwhile.
-            if (place !== undefined) void this.#index.put(key, encodePlace(place));
+            if (place !== undefined) this.#index.put(key, encodePlace(place));
           }
         });
       }
-      await this.#environment.write(() => void this.#meta.put(META_INDEXED, through));
+      await this.#environment.write(() => this.#meta.put(META_INDEXED, through));
       for (const batch of this.#liveIn.keys()) if (batch <= through) this.#liveIn.delete(batch);
     } catch {
       // The disk refused: what was not indexed goes back to memory and is merged with the next ones.
