@@ -82,13 +82,7 @@ export class ChatService implements Service {
   ): Promise<ChatService> {
     const closing: (() => Promise<unknown> | unknown)[] = [];
     try {
-      return new ChatService(
-        config,
-        deps,
-        overrides,
-        await openEmbedded(config, deps.metrics, overrides, closing),
-        closing,
-      );
+      return new ChatService(config, deps, overrides, await openEmbedded(config, deps, overrides, closing), closing);
     } catch (error) {
       for (const release of closing.reverse()) await release();
       throw error;
@@ -180,6 +174,7 @@ export class ChatService implements Service {
       signal: this.#stopping.signal,
       closing,
       tenureOf: (userId) => this.#router?.owner.tenureOf(userId),
+      damagedRow: (row) => this.owner.damagedRow(row),
     });
     const now = monotonic(overrides.now ?? Date.now);
     const clock = new MeshClock(now);

@@ -13,9 +13,10 @@ import {
   traceFields,
 } from '@chatmesh/mesh';
 import { confirmationOf, type ReceiptSubject, receiptOf, traceparentOf } from '../domain/events.js';
-import type { InboxStore } from '../stores/inbox-store.js';
+import type { InboxRow, InboxStore } from '../stores/inbox-store.js';
 import type { LogConsumer, LogRecord, MessageLog, Position } from '../stores/message-log.js';
 import { NOTHING_NEW, type StatusRecord, type StatusStore } from '../stores/status-store.js';
+import { Damage } from './damage.js';
 import { DeadLetters, tellsSender } from './dead-letters.js';
 import type { Delivery, Device, Tracked } from './device.js';
 import type { CachedDirectory, DirectoryUser } from './directory.js';
@@ -93,6 +94,7 @@ export class Owner {
   readonly #ledger: Ledger;
   /** What could not be handled. */
   readonly deadLetters: DeadLetters;
+  readonly #damage: Damage;
   readonly #recipients = new Map<string, Recipient>();
   readonly #links = new Map<string, EdgeLink>();
   readonly #stop = new AbortController();
@@ -136,6 +138,12 @@ export class Owner {
       ...deps,
       whileUnavailable: (attempt) => this.whileUnavailable(attempt),
       tellSender: (event, position) => this.fail(event, position, 'undeliverable'),
+    });
+    this.#damage = new Damage({
+      statuses: deps.statuses,
+      deadLetters: this.deadLetters,
+      whileUnavailable: (attempt) => this.whileUnavailable(attempt),
+      tellSender: (record) => this.failMessage(record, undefined, 'undeliverable'),
     });
   }
 
@@ -193,6 +201,10 @@ export class Owner {
     this.#consumer = await log.consume((records) => this.#handle(records), {
       maxUnacknowledged: options.maxUnacknowledged,
       lost: (tenure) => this.#lost(tenure),
+      damaged: (event) => {
+        this.counts.deadLetters++;
+        return this.#damage.onLog(event);
+      },
     });
     this.#ledger.consumer = this.#consumer;
     await this.deadLetters.start();
@@ -314,6 +326,12 @@ export class Owner {
 
   remove(userId: string, deviceId: string, positions: readonly Position[]): Promise<void> {
     return this.#ledger.remove(userId, deviceId, positions);
+  }
+
+  /** Gives up a row of an inbox that is damaged. Resolves when it may be removed. */
+  damagedRow(row: InboxRow): Promise<void> {
+    this.counts.deadLetters++;
+    return this.#damage.inInbox(row);
   }
 
   /** Keeps an eye on an event until the log may forget it. */

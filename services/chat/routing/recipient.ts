@@ -6,7 +6,7 @@ import { confirmableId, deviceMark, type LogEvent, receiptOf, traceparentOf } fr
 import { UNCLAIMED_DEVICE } from '../domain/ids.js';
 import type { InboxRow } from '../stores/inbox-store.js';
 import type { LogRecord, Position } from '../stores/message-log.js';
-import { NOTHING_NEW, type StatusRecord } from '../stores/status-store.js';
+import { DAMAGED, NOTHING_NEW, type StatusRecord } from '../stores/status-store.js';
 import { type Delivery, Device, type Tracked } from './device.js';
 import type { EdgeLink } from './edge-link.js';
 import { baseRecord } from './ledger.js';
@@ -431,7 +431,10 @@ export class Recipient {
     if (!message) return;
     const base = baseRecord(message, record.position);
     if (base) await this.#owner.statuses.accept([base]);
-    const [known] = await this.#owner.statuses.get([message.serverMessageId]);
+    const [found] = await this.#owner.statuses.get([message.serverMessageId]);
+    // Who has it is lost: a device that has is sent it again, and drops it by its id.
+    if (found === DAMAGED && base) await this.#owner.statuses.accept([base]);
+    const known = found === DAMAGED ? base : found;
     if (known && !message.copy && !record.event.redriven && known.position !== record.position) {
       // A second copy of a message that was accepted once: its sender lost the first answer.
       this.#owner.acknowledge(record);
@@ -525,7 +528,7 @@ export class Recipient {
           break;
         }
         const events = readable.map((row) => LogEventWire.decode(row.payload));
-        const known = this.#knows(readable) ? undefined : await this.#statusesOf(events);
+        const known = this.#knows(readable) ? undefined : await this.#statusesOf(readable, events);
         if (device.session !== session) continue;
         const confirmed: Position[] = [];
         readable.forEach((row, i) => {
@@ -579,11 +582,25 @@ export class Recipient {
     return first !== undefined && first.position >= this.#knowsFrom;
   }
 
-  async #statusesOf(events: readonly LogEvent[]): Promise<Map<string, StatusRecord>> {
-    const ids = events.flatMap(({ kind }) => (kind.case === 'message' ? [kind.value.serverMessageId] : []));
-    const records = await this.#owner.whileUnavailable(() => this.#owner.statuses.get(ids));
+  async #statusesOf(rows: readonly InboxRow[], events: readonly LogEvent[]): Promise<Map<string, StatusRecord>> {
+    const { statuses } = this.#owner;
+    const messages = events.map(({ kind }) => (kind.case === 'message' ? kind.value : undefined));
+    const ids = messages.flatMap((message) => message?.serverMessageId ?? []);
+    const records = await this.#owner.whileUnavailable(() => statuses.get(ids));
     const known = new Map<string, StatusRecord>();
-    for (const [i, record] of records.entries()) if (record) known.set(ids[i] as string, record);
+    const damaged = new Set<string>();
+    for (const [i, record] of records.entries()) {
+      if (record === DAMAGED) damaged.add(ids[i] as string);
+      else if (record) known.set(ids[i] as string, record);
+    }
+    if (damaged.size > 0) {
+      // Who has these is lost; the rest of their records is in the messages.
+      const bases = messages.flatMap((message, i) => {
+        const base = damaged.has(message?.serverMessageId ?? '') && baseRecord(message, rows[i]?.position ?? '');
+        return base || [];
+      });
+      await this.#owner.whileUnavailable(() => statuses.accept(bases));
+    }
     return known;
   }
 
@@ -702,7 +719,9 @@ export class Recipient {
       const atMs = this.#owner.now();
       records.forEach((record, i) => {
         const id = ids[i] as string;
-        if (record?.recipientId === this.userId) {
+        // Whose it is a damaged record does not say: the row is found by its content.
+        if (record === DAMAGED) elsewhere.add(id);
+        else if (record?.recipientId === this.userId) {
           positions.push(record.position);
           this.#recordLate(record, deviceId, status, atMs);
         } else if (record?.senderId === this.userId) {

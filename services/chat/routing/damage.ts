@@ -1,0 +1,71 @@
+import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
+import { isUuid } from '../domain/ids.js';
+import type { InboxRow } from '../stores/inbox-store.js';
+import type { DamagedEvent, Position } from '../stores/message-log.js';
+import { DAMAGED, type StatusRecord, type StatusStore } from '../stores/status-store.js';
+import type { DeadLetters } from './dead-letters.js';
+
+export interface DamageDeps {
+  readonly statuses: StatusStore;
+  readonly deadLetters: DeadLetters;
+  readonly whileUnavailable: <T>(attempt: () => Promise<T>) => Promise<T>;
+  /** Tells the sender of a message that it is given up. */
+  readonly tellSender: (record: StatusRecord) => Promise<void>;
+}
+
+/**
+ * What becomes of events whose stored form is damaged: nothing of it reaches a device. An operator finds a dead letter, and the
+ * sender of a message is told `failed` where its status record proves which one it was.
+ */
+export class Damage {
+  readonly #deps: DamageDeps;
+
+  constructor(deps: DamageDeps) {
+    this.#deps = deps;
+  }
+
+  /** An event on the log, for whomever it was. Resolves when the log may forget it. */
+  async onLog({ position, bytes }: DamagedEvent): Promise<void> {
+    const record = await this.#recordOf(position, bytes);
+    await this.#giveUp(record?.recipientId, position, record, 'an event on the log');
+  }
+
+  /** A row of an inbox. Resolves when it may be removed. */
+  async inInbox({ userId, deviceId, position, payload }: InboxRow): Promise<void> {
+    const found = await this.#recordOf(position, payload);
+    const record = found?.recipientId === userId ? found : undefined;
+    await this.#giveUp(userId, position, record, `a row in the inbox of device ${deviceId}`);
+  }
+
+  async #giveUp(
+    userId: string | undefined,
+    position: Position,
+    record: StatusRecord | undefined,
+    what: string,
+  ): Promise<void> {
+    const { deadLetters, tellSender } = this.#deps;
+    const which = record ? `message ${record.serverMessageId}` : 'of which nothing is certain';
+    await deadLetters.lose(userId, position, `internal: ${what}, ${which}, is damaged`);
+    if (record && record.deliveredAtMs === 0 && record.readAtMs === 0 && record.failedAtMs === 0)
+      await tellSender(record);
+  }
+
+  /** The record of the message that damaged bytes seem to be, where it says that the message stands here. */
+  async #recordOf(position: Position, bytes: Uint8Array): Promise<StatusRecord | undefined> {
+    const { statuses, whileUnavailable } = this.#deps;
+    const id = idIn(bytes);
+    if (id === undefined) return undefined;
+    const [record] = await whileUnavailable(() => statuses.get([id]));
+    return record !== DAMAGED && record?.position === position ? record : undefined;
+  }
+}
+
+function idIn(bytes: Uint8Array): string | undefined {
+  try {
+    const { kind } = LogEventWire.decode(bytes);
+    const id = kind.case === 'message' ? kind.value.serverMessageId : '';
+    return isUuid(id) ? id : undefined;
+  } catch {
+    return undefined;
+  }
+}
