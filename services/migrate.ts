@@ -1,4 +1,4 @@
-import { ConfigError, toMeshError } from '@chatmesh/mesh';
+import { ConfigError, toMeshError, withDriver } from '@chatmesh/mesh';
 import { type MeshConfig, readMeshConfig } from './config.js';
 
 /** A real engine that has to be prepared before the services use it. Preparing it again changes nothing. */
@@ -17,7 +17,7 @@ const ENGINES: readonly EngineEntry[] = [
     variable: 'DATABASE_URL',
     configured: ({ user }) => user.database !== undefined,
     async prepare({ user: { database } }) {
-      const { migrateUsers } = await import('@chatmesh/user/migrate');
+      const { migrateUsers } = await withDriver('pg', () => import('@chatmesh/user/migrate'));
       const applied = database ? await migrateUsers(database) : [];
       return applied.length > 0 ? `applied ${applied.join(', ')}` : 'is up to date';
     },
@@ -36,7 +36,7 @@ const ENGINES: readonly EngineEntry[] = [
     variable: 'SCYLLA_CONTACT_POINTS',
     configured: ({ chat }) => chat.scylla !== undefined,
     async prepare({ chat: { scylla } }) {
-      const { migrateStores } = await import('@chatmesh/chat');
+      const { migrateStores } = await withDriver('cassandra-driver', () => import('@chatmesh/chat/scylla'));
       return scylla ? await migrateStores(scylla) : '';
     },
   },

@@ -4,6 +4,7 @@ export * from './churn.js';
 export * from './clock.js';
 export * from './config.js';
 export * from './departure.js';
+export { withDriver } from './drivers.js';
 export * from './engine-times.js';
 export * from './errors.js';
 export * from './grpc/addresses.js';

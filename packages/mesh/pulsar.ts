@@ -2,13 +2,16 @@ import { once } from 'node:events';
 import { type IncomingMessage, request as requestPlain } from 'node:http';
 import { request as requestEncrypted } from 'node:https';
 import { text } from 'node:stream/consumers';
-import type * as Pulsar from 'pulsar-client';
 import { deadline } from './abort.js';
 import { readCa } from './ca-file.js';
+import { withDriver } from './drivers.js';
 import { type EngineOperation, engineOperation } from './engine-times.js';
 import { MeshError } from './errors.js';
 import { type Logger, Metrics } from './observe.js';
+import type * as Pulsar from './pulsar-api.js';
 import { clientError, noAnswer, refusedBy } from './pulsar-errors.js';
+
+export type { PulsarApi } from './pulsar-api.js';
 
 export interface PulsarOptions {
   /** `pulsar://host:port` or `pulsar+ssl://host:port`. */
@@ -58,6 +61,18 @@ const MAX_REDIRECTS = 5;
 const WARN = 2;
 const ERROR = 3;
 
+/** Not written into the import itself, because a compiler would look for its types there. */
+const PACKAGE: string = 'pulsar-client';
+
+/**
+ * The client's package.
+ *
+ * @throws MeshError `failed_precondition` where the optional package or its binary is not installed.
+ */
+export async function importPulsar(): Promise<Pulsar.PulsarApi> {
+  return await withDriver('pulsar-client', async () => (await import(PACKAGE)).default as Pulsar.PulsarApi);
+}
+
 /** A connection to a Pulsar cluster: the only place that knows the client. */
 export class PulsarClient {
   readonly #client: Pulsar.Client;
@@ -75,7 +90,7 @@ export class PulsarClient {
    */
   static async create(options: PulsarOptions): Promise<PulsarClient> {
     const { serviceUrl, token, tlsCaFile, logger, metrics = new Metrics({ processMetrics: false }) } = options;
-    const pulsar = await load();
+    const pulsar = await importPulsar();
     return new PulsarClient(
       new pulsar.Client({
         serviceUrl,
@@ -233,18 +248,6 @@ export class PulsarSubscription {
   /** Leaves; what is not acknowledged goes to others. */
   async close(): Promise<void> {
     await this.#consumer.close().catch(() => {});
-  }
-}
-
-async function load(): Promise<typeof Pulsar> {
-  try {
-    return (await import('pulsar-client')).default as unknown as typeof Pulsar;
-  } catch (cause) {
-    throw new MeshError(
-      'failed_precondition',
-      'PULSAR_URL is set, but the optional package pulsar-client is not installed, or has no binary for this platform: install it with npm install pulsar-client, or unset PULSAR_URL',
-      { cause },
-    );
   }
 }
 

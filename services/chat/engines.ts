@@ -9,6 +9,7 @@ import {
   type RedisConfig,
   toMeshError,
   untilAvailable,
+  withDriver,
 } from '@chatmesh/mesh';
 import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import type { ChatConfig, PulsarConfig, ScyllaConfig } from './config.js';
@@ -128,7 +129,7 @@ async function useRedis(
   options: Omit<OpenOptions, 'signal' | 'damagedRow'> & { config: ChatConfig; overrides: Partial<Stores> },
 ): Promise<void> {
   const { config, overrides, logger, metrics, closing, tenureOf } = options;
-  const { RedisClient } = await import('@chatmesh/mesh/redis');
+  const { RedisClient } = await withDriver('ioredis', () => import('@chatmesh/mesh/redis'));
   const { CachedInboxStore, RedisTokens } = await import('./redis.js');
   const redis = disposing(closing, await RedisClient.open(redisConfig, { logger, metrics }));
   if (config.pulsar) {
@@ -191,10 +192,8 @@ async function openScylla(
   metrics: Metrics,
   closing: Closing,
 ): Promise<Pick<Stores, 'inbox' | 'statuses'>> {
-  const { Cassandra } = await import('@chatmesh/mesh/cassandra');
-  const { checkSchema } = await import('./stores/cassandra-schema.js');
-  const { CassandraInboxStore } = await import('./stores/cassandra-inbox-store.js');
-  const { CassandraStatusStore } = await import('./stores/cassandra-status-store.js');
+  const { Cassandra } = await withDriver('cassandra-driver', () => import('@chatmesh/mesh/cassandra'));
+  const { CassandraInboxStore, CassandraStatusStore, checkSchema } = await import('./scylla.js');
   const cassandra = await Cassandra.connect(config, metrics);
   try {
     await checkSchema(cassandra);

@@ -1,9 +1,6 @@
 export { type ChatConfig, type PulsarConfig, readConfig, type ScyllaConfig } from './config.js';
 export { migrateLog, type Stores } from './engines.js';
 export { type ChatOverrides, ChatService } from './service.js';
-export { CassandraInboxStore } from './stores/cassandra-inbox-store.js';
-export { checkSchema, migrateStores } from './stores/cassandra-schema.js';
-export { CassandraStatusStore } from './stores/cassandra-status-store.js';
 export type { Claim, Claims } from './stores/claims.js';
 export type { InboxRow, InboxStore } from './stores/inbox-store.js';
 export { LmdbInboxStore } from './stores/lmdb-inbox-store.js';

@@ -8,6 +8,7 @@ import {
   type RedisConfig,
   type Service,
   type ServiceDeps,
+  withDriver,
 } from '@chatmesh/mesh';
 import type { PresenceConfig } from './config.js';
 import { presenceRpc, sessionRpc } from './rpc.js';
@@ -90,7 +91,7 @@ async function openRedis(
   deps: { logger: Logger; metrics: Metrics },
 ): Promise<PresenceStore> {
   // Loaded only where it is used: the driver costs memory and time at start.
-  const { RedisClient } = await import('@chatmesh/mesh/redis');
+  const { RedisClient } = await withDriver('ioredis', () => import('@chatmesh/mesh/redis'));
   const { RedisPresenceStore } = await import('./stores/redis-presence-store.js');
   return new RedisPresenceStore({ redis: await RedisClient.open(config, deps), now });
 }

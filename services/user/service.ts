@@ -19,11 +19,11 @@ import {
   type Service,
   type ServiceDeps,
   untilAvailable,
+  withDriver,
 } from '@chatmesh/mesh';
 import type { UserConfig } from './config.js';
 import { adminRpc, directoryRpc, userRpc } from './rpc.js';
 import { PgliteEngine } from './stores/pglite-engine.js';
-import { PostgresEngine } from './stores/postgres-engine.js';
 import { SqlUserStore } from './stores/sql-user-store.js';
 import type { UserStore } from './stores/user-store.js';
 import { newSigningKey, TokenIssuer } from './token-issuer.js';
@@ -144,6 +144,7 @@ export class UserService implements Service {
   async #connect(): Promise<UserStore> {
     const { database } = this.#config;
     if (!database) throw new Error('a service without PostgreSQL has its store from the beginning');
+    const { PostgresEngine } = await withDriver('pg', () => import('./postgres.js'));
     return await SqlUserStore.open(await PostgresEngine.open(database, this.#logger, this.#metrics));
   }
 

@@ -1,7 +1,8 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { CassandraInboxStore, migrateLog, migrateStores, readConfig } from '@chatmesh/chat';
+import { migrateLog, readConfig } from '@chatmesh/chat';
+import { CassandraInboxStore, migrateStores } from '@chatmesh/chat/scylla';
 import { EnvReader } from '@chatmesh/mesh';
 import { Cassandra } from '@chatmesh/mesh/cassandra';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';

@@ -1,12 +1,6 @@
 import { randomUUID } from 'node:crypto';
-import {
-  CassandraInboxStore,
-  CassandraStatusStore,
-  type InboxStore,
-  migrateStores,
-  type ScyllaConfig,
-  type StatusStore,
-} from '@chatmesh/chat';
+import type { InboxStore, ScyllaConfig, StatusStore } from '@chatmesh/chat';
+import { CassandraInboxStore, CassandraStatusStore, migrateStores } from '@chatmesh/chat/scylla';
 import { Cassandra } from '@chatmesh/mesh/cassandra';
 import type { Engine } from '../contract/engine.js';
 

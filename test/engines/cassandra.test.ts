@@ -1,12 +1,5 @@
-import {
-  CassandraInboxStore,
-  CassandraStatusStore,
-  ChatService,
-  checkSchema,
-  migrateStores,
-  readConfig,
-  type ScyllaConfig,
-} from '@chatmesh/chat';
+import { ChatService, readConfig, type ScyllaConfig } from '@chatmesh/chat';
+import { CassandraInboxStore, CassandraStatusStore, checkSchema, migrateStores } from '@chatmesh/chat/scylla';
 import { createLogger, EnvReader, MeshError, Metrics } from '@chatmesh/mesh';
 import { Cassandra, inParallel } from '@chatmesh/mesh/cassandra';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';

@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import { mkdtempSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Cassandra } from '@chatmesh/mesh/cassandra';
+import { importPulsar, type PulsarApi } from '@chatmesh/mesh/pulsar';
 import { describe, expect, test } from '@jest/globals';
 import cassandra from 'cassandra-driver';
 import { CassandraCluster, PulsarCluster } from '#engines';
@@ -155,10 +155,10 @@ describe('what a quorum has confirmed is there without any one of three, and wri
 
   test('Pulsar, three bookies', async () => {
     const cluster = new PulsarCluster({ directory: temporary() });
-    let client: import('pulsar-client').Client | undefined;
+    let client: InstanceType<PulsarApi['Client']> | undefined;
     try {
       await cluster.start();
-      const { Client, MessageId } = createRequire(import.meta.url)('pulsar-client') as typeof import('pulsar-client');
+      const { Client, MessageId } = await importPulsar();
       client = new Client({ serviceUrl: cluster.env.PULSAR_URL as string, operationTimeoutSeconds: 30 });
       const opened = client;
       const topic = 'persistent://public/default/kept';

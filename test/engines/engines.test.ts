@@ -1,9 +1,9 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { importPulsar } from '@chatmesh/mesh/pulsar';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import cassandra from 'cassandra-driver';
 import { Redis as RedisClient } from 'ioredis';
@@ -111,7 +111,7 @@ describe('what an engine has confirmed is there after kill -9 and a restart on t
     try {
       await engine.start();
       const { env } = engine;
-      const { Client } = createRequire(import.meta.url)('pulsar-client') as typeof import('pulsar-client');
+      const { Client } = await importPulsar();
       const topic = 'persistent://public/default/kept';
       const open = async () => {
         const client = new Client({ serviceUrl: env.PULSAR_URL as string, operationTimeoutSeconds: 30 });

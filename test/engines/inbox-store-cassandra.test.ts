@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
-import { CassandraInboxStore, type InboxRow, type InboxStore, type Position } from '@chatmesh/chat';
+import type { InboxRow, InboxStore, Position } from '@chatmesh/chat';
+import { CassandraInboxStore } from '@chatmesh/chat/scylla';
 import { Cassandra } from '@chatmesh/mesh/cassandra';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';

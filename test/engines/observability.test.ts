@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto';
 import { InternalChatService, MessagePlaceKind } from '@chatmesh/gen/chat/v1/internal';
 import { createClient } from '@chatmesh/mesh';
+import { importPulsar } from '@chatmesh/mesh/pulsar';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import Pulsar from 'pulsar-client';
 import { WireClient } from '../client.js';
 import { Collector } from '../collector.js';
 import { TestMesh, type TestUser, until } from '../mesh.js';
@@ -45,9 +45,10 @@ describe('a mesh on Pulsar, Cassandra, Redis and PostgreSQL', () => {
   const text = async () => (await fetch(`http://127.0.0.1:${mesh.process('chat').adminPort}/metrics`)).text();
 
   test('a message that is followed names its trace on the topic, too', async () => {
-    const client = new Pulsar.Client({ serviceUrl: pulsarUrl, log: () => {} });
+    const { Client, MessageId } = await importPulsar();
+    const client = new Client({ serviceUrl: pulsarUrl, log: () => {} });
     const topic = `persistent://chatmesh/${name}/events-partition-0`;
-    const reader = await client.createReader({ topic, startMessageId: Pulsar.MessageId.latest() });
+    const reader = await client.createReader({ topic, startMessageId: MessageId.latest() });
     const a = await WireClient.connect(mesh.url, ada);
     expect(await a.answer(a.message(bob, 'hello'))).toMatchObject({ status: 'sent' });
     await until(() => collector.spans.some((span) => span.name === 'chat.accept'), { what: 'the acceptance' });

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
-import { type NewUser, PostgresEngine, SqlUserStore, type UserStore } from '@chatmesh/user';
+import { type NewUser, SqlUserStore, type UserStore } from '@chatmesh/user';
 import { migrateUsers } from '@chatmesh/user/migrate';
+import { PostgresEngine } from '@chatmesh/user/postgres';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { userStoreContract } from '../contract/user-store.js';
 import { until } from '../mesh.js';

@@ -1,8 +1,9 @@
 import { execFile } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { Metrics } from '@chatmesh/mesh';
-import { PostgresEngine, SqlUserStore, UserService } from '@chatmesh/user';
+import { SqlUserStore, UserService } from '@chatmesh/user';
 import { migrateUsers } from '@chatmesh/user/migrate';
+import { PostgresEngine } from '@chatmesh/user/postgres';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { userStoreContract } from '../contract/user-store.js';
 import { TestMesh } from '../mesh.js';

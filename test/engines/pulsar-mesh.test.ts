@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
+import { importPulsar } from '@chatmesh/mesh/pulsar';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import Pulsar from 'pulsar-client';
 import { type Frame, WireClient } from '../client.js';
 import { LocalMesh } from '../local-mesh.js';
 import { type TestUser, until } from '../mesh.js';
@@ -113,7 +113,8 @@ describe('a mesh whose log is full', () => {
     });
 
   test('is unavailable and not ready when the broker itself is full, and goes on by itself when it has room', async () => {
-    const client = new Pulsar.Client({ serviceUrl: pulsarUrl, log: () => {} });
+    const { Client } = await importPulsar();
+    const client = new Client({ serviceUrl: pulsarUrl, log: () => {} });
     /** What the broker says to a producer. */
     const refusal = () =>
       client.createProducer({ topic: `persistent://${namespace}/events-partition-0` }).then(

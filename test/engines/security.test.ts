@@ -6,18 +6,15 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { inspect } from 'node:util';
 import {
-  CassandraInboxStore,
-  CassandraStatusStore,
   type ChatConfig,
   ChatService,
-  checkSchema,
   migrateLog,
-  migrateStores,
   type PulsarConfig,
   PulsarMessageLog,
   readConfig,
   type ScyllaConfig,
 } from '@chatmesh/chat';
+import { CassandraInboxStore, CassandraStatusStore, checkSchema, migrateStores } from '@chatmesh/chat/scylla';
 import { createLogger, EnvReader, Metrics } from '@chatmesh/mesh';
 import { Cassandra } from '@chatmesh/mesh/cassandra';
 import { PulsarClient } from '@chatmesh/mesh/pulsar';

@@ -1,4 +1,4 @@
-import { migrateStores } from '@chatmesh/chat';
+import { migrateStores } from '@chatmesh/chat/scylla';
 import { Cassandra } from '@chatmesh/mesh/cassandra';
 import { expect, test } from '@jest/globals';
 import { statusStoreContract } from '../contract/status-store.js';
