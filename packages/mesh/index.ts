@@ -20,6 +20,7 @@ export * from './lifecycle.js';
 export * from './lock.js';
 export * from './mailbox.js';
 export * from './observe.js';
+export { flush, makeDirectory, writeOnce } from './one-time-file.js';
 export * from './outage.js';
 export { RecentIdMap, RecentIds } from './recent-ids.js';
 export * from './redis-config.js';

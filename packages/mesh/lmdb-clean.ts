@@ -1,7 +1,8 @@
-import { closeSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, statSync, writeSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { checksumOfSpace } from './lmdb-check.js';
 import { Damage } from './lmdb-pages.js';
+import { flush, writeOnce } from './one-time-file.js';
 
 const MARK_FILE = 'CLEAN';
 
@@ -9,20 +10,12 @@ const MARK_FILE = 'CLEAN';
  * Says that a data file was closed in order: beside it lie its size, the time of its last change (of the inode, which no
  * program can set: a file that was written to, copied or restored has another one) and a checksum of its meta pages and its
  * free list. While all of it is still so, the walk of `lmdb-check.ts` would find what it found before.
+ *
+ * @throws MeshError `unavailable` when the mark cannot be written.
  */
 export function leaveMark(directory: string, file: string): void {
   const mark = markOf(file);
-  if (mark === undefined) return;
-  const aside = join(directory, `${MARK_FILE}.new`);
-  const descriptor = openSync(aside, 'w', 0o600);
-  try {
-    writeSync(descriptor, mark);
-    fsyncSync(descriptor);
-  } finally {
-    closeSync(descriptor);
-  }
-  renameSync(aside, join(directory, MARK_FILE));
-  flushDirectory(directory);
+  if (mark !== undefined) writeOnce(join(directory, MARK_FILE), mark);
 }
 
 /** Whether the data file is as it was left. Takes the mark away, durably: what is written from now on makes it wrong. */
@@ -37,18 +30,8 @@ export function takeMark(directory: string, file: string): boolean {
   }
   const unchanged = mark === markOf(file);
   rmSync(path);
-  flushDirectory(directory);
+  flush(directory);
   return unchanged;
-}
-
-/** Makes the names of files in a directory durable. */
-export function flushDirectory(directory: string): void {
-  const descriptor = openSync(directory, 'r');
-  try {
-    fsyncSync(descriptor);
-  } finally {
-    closeSync(descriptor);
-  }
 }
 
 /** Undefined of a file whose meta pages or free list are damaged. */

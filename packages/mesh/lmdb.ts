@@ -1,10 +1,10 @@
-import { existsSync, mkdirSync, readFileSync, statfsSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, statfsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { open, type RootDatabase, type RootDatabaseOptionsWithPath } from 'lmdb';
 import { type EngineOperation, engineOperation } from './engine-times.js';
 import { MeshError } from './errors.js';
 import { findDamage } from './lmdb-check.js';
-import { flushDirectory, leaveMark, takeMark } from './lmdb-clean.js';
+import { leaveMark, takeMark } from './lmdb-clean.js';
 import { DamageLog } from './lmdb-damage-log.js';
 import { storedName } from './lmdb-row.js';
 import {
@@ -19,6 +19,7 @@ import {
   textOfStored,
 } from './lmdb-table.js';
 import { type Logger, Metrics } from './observe.js';
+import { flush, makeDirectory, writeOnce } from './one-time-file.js';
 
 export { countOf, DamagedPart, partsOf, rowOfParts, sideBySide } from './lmdb-parts.js';
 export { DamagedRow, newRow, numberIn, type Range, rowOfBytes, rowOfNumber, type Table } from './lmdb-table.js';
@@ -27,6 +28,7 @@ const DATA_FILE = 'data.mdb';
 /** Written beside the data file when a store is created: its presence means that the data file must be there too. */
 const MARKER_FILE = 'FORMAT';
 const FORMAT = 'chatmesh lmdb 2\n';
+const ANY_FORMAT = /^chatmesh lmdb \d+\n$/;
 /**
  * With less free space nothing is written. LMDB 0.9.90 must not meet the end of the disk: when a page cannot be written at
  * all, its error message (mdb_page_flush) may overrun the 100 bytes made for it and damage the process's memory. It is
@@ -84,21 +86,12 @@ export class LmdbEnvironment implements AsyncDisposable {
     const damaged = (why: string, cause?: unknown) =>
       new MeshError(
         'failed_precondition',
-        `the data file ${file} ${why}; restore it from a backup, or move it away to start empty`,
+        `the data file ${file} ${why}; restore it from a backup, or move the directory ${directory} away to start empty`,
         { cause },
       );
-    try {
-      mkdirSync(directory, { recursive: true });
-    } catch (cause) {
-      throw new MeshError(
-        'failed_precondition',
-        `the data directory ${directory} cannot be created: ${(cause as Error).message}`,
-        { cause },
-      );
-    }
+    makeDirectory(directory);
     const marked = existsSync(marker);
-    if (marked && readFileSync(marker, 'utf8') !== FORMAT)
-      throw damaged(`has another format than this version reads (see ${marker})`);
+    if (marked) checkFormat(marker, file);
     const empty = !existsSync(file) || statSync(file).size === 0;
     if (marked && empty) throw damaged('is missing or empty although the store existed');
     const full = empty && fullDisk(directory);
@@ -132,10 +125,20 @@ export class LmdbEnvironment implements AsyncDisposable {
       throw damaged(`cannot be read (${(cause as Error).message})`, cause);
     }
     if (!marked) {
-      writeFileSync(marker, FORMAT);
-      flushDirectory(directory);
+      // The marker is written before the first table is made.
+      if ([...root.getKeys({ limit: 1 })].length > 0) {
+        void root.close();
+        throw noFormat(marker, 'is missing', file);
+      }
+      flush(file);
+      writeOnce(marker, FORMAT);
     }
     return new LmdbEnvironment(root, directory, metrics, damages, logger);
+  }
+
+  /** Whether an environment was made in a directory, whatever has become of it. */
+  static existsIn(directory: string): boolean {
+    return [DATA_FILE, MARKER_FILE].some((name) => existsSync(join(directory, name)));
   }
 
   /** A table whose keys are bytes, in their order. */
@@ -309,4 +312,23 @@ function fullDisk(directory: string): string | undefined {
 /** Metrics that nobody reads. */
 function unheard(): Metrics {
   return new Metrics({ processMetrics: false });
+}
+
+/** @throws MeshError `failed_precondition` unless the marker names the format that this version reads. */
+function checkFormat(marker: string, file: string): void {
+  const found = readFileSync(marker, 'utf8');
+  if (found === FORMAT) return;
+  if (!ANY_FORMAT.test(found)) throw noFormat(marker, found === '' ? 'is empty' : 'is damaged', file);
+  throw new MeshError(
+    'failed_precondition',
+    `the data file ${file} has the format "${found.trim()}" (see ${marker}), and this version reads "${FORMAT.trim()}": start the version that wrote it`,
+  );
+}
+
+/** Where the marker says nothing, nothing is said about the data either, which may be sound. */
+function noFormat(marker: string, why: string, file: string): MeshError {
+  return new MeshError(
+    'failed_precondition',
+    `the file ${marker} ${why}, and only it says which format ${file} has: leave the data file where it is, and restore the marker from a backup, or with: echo '${FORMAT.trim()}' > ${marker} (the format of this version)`,
+  );
 }

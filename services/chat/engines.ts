@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   acquireLock,
@@ -10,6 +10,7 @@ import {
   toMeshError,
   untilAvailable,
   withDriver,
+  writeOnce,
 } from '@chatmesh/mesh';
 import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import type { ChatConfig, PulsarConfig, ScyllaConfig } from './config.js';
@@ -50,6 +51,7 @@ interface OpenOptions {
   readonly damagedRow: (row: InboxRow) => Promise<void>;
 }
 
+const KEY_FILE = 'fingerprint.key';
 const KEY_BYTES = 32;
 
 /**
@@ -69,6 +71,7 @@ export async function openEmbedded(
   const directory = directoryOf(config);
   const lock = await acquireLock(directory);
   closing.push(() => lock.release());
+  if (!config.fingerprintKey) makeKey(directory);
   const environment = LmdbEnvironment.open(directory, { metrics, logger });
   closing.push(() => environment[Symbol.asyncDispose]());
   return environment;
@@ -253,18 +256,29 @@ function disposing<T extends AsyncDisposable>(closing: Closing, disposable: T): 
   return disposable;
 }
 
-/** Made at the first start and kept beside the embedded data. */
+/**
+ * Makes the key of the fingerprints at the first start, before there is any data: beside data, a new one would make every repeat
+ * of an accepted message look like another message.
+ *
+ * @throws MeshError `failed_precondition` naming the file where it is missing beside data.
+ */
+function makeKey(directory: string): void {
+  const file = join(directory, KEY_FILE);
+  if (existsSync(file)) return;
+  if (LmdbEnvironment.existsIn(directory)) throw withoutKey(file, 'is missing beside the data that it belongs to');
+  writeOnce(file, randomBytes(KEY_BYTES), { mode: 0o600 });
+}
+
 function storedKey(directory: string): Buffer {
-  const file = join(directory, 'fingerprint.key');
-  if (!existsSync(file)) {
-    mkdirSync(directory, { recursive: true });
-    writeFileSync(file, randomBytes(KEY_BYTES), { mode: 0o600 });
-  }
+  const file = join(directory, KEY_FILE);
   const key = readFileSync(file);
-  if (key.length !== KEY_BYTES)
-    throw new MeshError(
-      'failed_precondition',
-      `the key file ${file} is damaged: ${KEY_BYTES} bytes expected, ${key.length} found`,
-    );
+  if (key.length !== KEY_BYTES) throw withoutKey(file, `is damaged (${KEY_BYTES} bytes expected, ${key.length} found)`);
   return key;
+}
+
+function withoutKey(file: string, why: string): MeshError {
+  return new MeshError(
+    'failed_precondition',
+    `the key file ${file} ${why}: restore it from a backup, or set CHAT_FINGERPRINT_KEY if that held the key before; if it is lost, make a new one with: openssl rand -out ${file} ${KEY_BYTES}, and repeats of messages that were accepted before are refused as already_exists`,
+  );
 }

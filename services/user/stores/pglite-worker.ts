@@ -113,8 +113,10 @@ async function create(directory: string): Promise<void> {
   const template = templateDirectory();
   try {
     await rm(partial, { recursive: true, force: true });
-    if (template === undefined) await (await start(partial)).close();
-    else {
+    if (template === undefined) {
+      await (await start(partial)).close();
+      await flushAll(partial);
+    } else {
       await mkdir(dirname(directory), { recursive: true });
       await copyDurably(template, partial);
     }
@@ -138,6 +140,14 @@ async function copyDurably(from: string, to: string): Promise<void> {
     }),
   );
   await flush(to);
+}
+
+/** What PostgreSQL has not flushed of a directory: it does not care about names of files, and about some files. */
+async function flushAll(directory: string): Promise<void> {
+  const entries = await readdir(directory, { withFileTypes: true });
+  const paths = entries.map((entry) => [entry, join(directory, entry.name)] as const);
+  await Promise.all(paths.map(([entry, path]) => (entry.isDirectory() ? flushAll(path) : flush(path))));
+  await flush(directory);
 }
 
 async function flush(path: string): Promise<void> {

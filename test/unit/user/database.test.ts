@@ -90,9 +90,9 @@ describe('users across crashes', () => {
 
   test('a second process on the same data is refused, and told which lock file is held', async () => {
     await start();
-    const [lock] = readdirSync(join(dataDir, 'user')).filter((name) => name.startsWith('lock-'));
+    const [lock] = readdirSync(join(dataDir, 'user', 'lock'));
     const { told } = await spawn();
-    expect(told).toEqual({ error: expect.stringContaining(join(dataDir, 'user', lock as string)) });
+    expect(told).toEqual({ error: expect.stringContaining(join(dataDir, 'user', 'lock', lock as string)) });
   });
 });
 
