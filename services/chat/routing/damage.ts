@@ -1,11 +1,15 @@
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
-import { isUuid } from '../domain/ids.js';
-import type { InboxRow } from '../stores/inbox-store.js';
-import type { DamagedEvent, Position } from '../stores/message-log.js';
+import { isUuid, UNCLAIMED_DEVICE } from '../domain/ids.js';
+import type { InboxRow, InboxStore } from '../stores/inbox-store.js';
+import type { DamagedEvent, MessageLog, Position } from '../stores/message-log.js';
 import { DAMAGED, type StatusRecord, type StatusStore } from '../stores/status-store.js';
-import type { DeadLetters } from './dead-letters.js';
+import { before, type DeadLetters } from './dead-letters.js';
+import type { CachedDirectory } from './directory.js';
 
 export interface DamageDeps {
+  readonly log: MessageLog;
+  readonly inbox: InboxStore;
+  readonly directory: CachedDirectory;
   readonly statuses: StatusStore;
   readonly deadLetters: DeadLetters;
   readonly whileUnavailable: <T>(attempt: () => Promise<T>) => Promise<T>;
@@ -15,7 +19,7 @@ export interface DamageDeps {
 
 /**
  * What becomes of events whose stored form is damaged: nothing of it reaches a device. An operator finds a dead letter, and the
- * sender of a message is told `failed` where its status record proves which one it was.
+ * sender of a message is told `failed` where its status record proves which one it was and no device has it or will get it.
  */
 export class Damage {
   readonly #deps: DamageDeps;
@@ -32,6 +36,8 @@ export class Damage {
 
   /** A row of an inbox. Resolves when it may be removed. */
   async inInbox({ userId, deviceId, position, payload }: InboxRow): Promise<void> {
+    // What a crash has left in both is put into the inbox again.
+    if (this.#deps.log.holds(position)) return;
     const found = await this.#recordOf(position, payload);
     const record = found?.recipientId === userId ? found : undefined;
     await this.#giveUp(userId, position, record, `a row in the inbox of device ${deviceId}`);
@@ -43,11 +49,22 @@ export class Damage {
     record: StatusRecord | undefined,
     what: string,
   ): Promise<void> {
-    const { deadLetters, tellSender } = this.#deps;
+    const { deadLetters, whileUnavailable, tellSender } = this.#deps;
     const which = record ? `message ${record.serverMessageId}` : 'of which nothing is certain';
     await deadLetters.lose(userId, position, `internal: ${what}, ${which}, is damaged`);
-    if (record && record.deliveredAtMs === 0 && record.readAtMs === 0 && record.failedAtMs === 0)
-      await tellSender(record);
+    if (!record || record.deliveredAtMs + record.readAtMs + record.failedAtMs > 0) return;
+    if (!(await whileUnavailable(() => this.#waits(record)))) await tellSender(record);
+  }
+
+  /** Whether the message waits for some device, sound. */
+  async #waits({ recipientId, position }: StatusRecord): Promise<boolean> {
+    const { directory, inbox } = this.#deps;
+    const user = await directory.find(recipientId);
+    for (const deviceId of [...(user?.deviceIds ?? []), UNCLAIMED_DEVICE]) {
+      const [row] = await inbox.page(recipientId, deviceId, before(position), 1);
+      if (row?.position === position) return true;
+    }
+    return false;
   }
 
   /** The record of the message that damaged bytes seem to be, where it says that the message stands here. */

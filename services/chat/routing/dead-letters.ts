@@ -179,7 +179,7 @@ function again(event: LogEvent): LogEvent {
 }
 
 /** The text of the same width that stands right before a position. */
-function before(position: Position): Position {
+export function before(position: Position): Position {
   return position.slice(0, -1) + String.fromCharCode(position.charCodeAt(position.length - 1) - 1);
 }
 

@@ -140,7 +140,7 @@ export class Owner {
       tellSender: (event, position) => this.fail(event, position, 'undeliverable'),
     });
     this.#damage = new Damage({
-      statuses: deps.statuses,
+      ...deps,
       deadLetters: this.deadLetters,
       whileUnavailable: (attempt) => this.whileUnavailable(attempt),
       tellSender: (record) => this.failMessage(record, undefined, 'undeliverable'),

@@ -113,7 +113,12 @@ export class LmdbInboxStore implements InboxStore {
     const rowKey = key(row.userId, row.deviceId, row.position);
     if (!this.#damaged || this.#leaving.has(rowKey)) return;
     this.#leaving.add(rowKey);
-    const gone = this.#damaged(row).then(() => this.remove(row.userId, row.deviceId, [row.position]));
+    const gone = this.#damaged(row).then(() =>
+      this.#environment.write(() => {
+        // The log may have brought it once more meanwhile.
+        if (this.#rows.get(rowKey) instanceof DamagedRow) this.#rows.remove(rowKey);
+      }),
+    );
     // What could not be done is tried again by whoever reads the row next.
     const left = () => this.#leaving.delete(rowKey);
     gone.then(left, left);

@@ -194,6 +194,13 @@ export class LmdbMessageLog implements MessageLog {
     return true;
   }
 
+  holds(position: Position): boolean {
+    const sequence = Number.parseInt(position, 16);
+    for (const { first, count, records } of this.#live.values())
+      if (sequence >= first && sequence < first + count) return records[sequence - first] !== null;
+    return false;
+  }
+
   async publish(events: readonly LogEvent[], record?: (positions: readonly Position[]) => void): Promise<Position[]> {
     if (events.length === 0) return [];
     // Encoded before anything is reserved: an event that cannot be must not shift the others.

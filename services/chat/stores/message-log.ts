@@ -93,4 +93,6 @@ export interface MessageLog extends AsyncDisposable {
    * published all the same: receipts and confirmations are what empties it.
    */
   takesMessages(userId: string): boolean;
+  /** Whether the log certainly has an event that it will hand out, or has handed out, and that nobody has acknowledged. */
+  holds(position: Position): boolean;
 }
