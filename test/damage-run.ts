@@ -91,7 +91,8 @@ export class DamageRun implements AsyncDisposable {
     check(lost.length === 0 || loud, `${lost.length} messages were lost in silence`);
     const rows = lost.filter(({ to }) => to !== UNHANDLED).length;
     check(rows <= damagedRows, `${damagedRows} damaged rows cost ${rows} messages`);
-    check(new Set(delivered.map(({ id, to }) => `${id} ${to}`)).size === delivered.length, 'something came twice');
+    const twice = delivered.filter(({ id, to }, i) => delivered.slice(0, i).some((d) => d.id === id && d.to === to));
+    check(twice.length === 0, `${twice.length} came twice: ${JSON.stringify(twice[0])}\n${log.join('')}`);
     const told = new Set(failed);
     check(!delivered.some(({ id }) => told.has(id)), 'a message that was delivered is said to have failed');
 

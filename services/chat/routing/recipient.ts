@@ -588,15 +588,15 @@ export class Recipient {
     const ids = messages.flatMap((message) => message?.serverMessageId ?? []);
     const records = await this.#owner.whileUnavailable(() => statuses.get(ids));
     const known = new Map<string, StatusRecord>();
-    const damaged = new Set<string>();
+    const lost = new Set<string>();
     for (const [i, record] of records.entries()) {
-      if (record === DAMAGED) damaged.add(ids[i] as string);
-      else if (record) known.set(ids[i] as string, record);
+      if (record && record !== DAMAGED) known.set(ids[i] as string, record);
+      else lost.add(ids[i] as string);
     }
-    if (damaged.size > 0) {
+    if (lost.size > 0) {
       // Who has these is lost; the rest of their records is in the messages.
       const bases = messages.flatMap((message, i) => {
-        const base = damaged.has(message?.serverMessageId ?? '') && baseRecord(message, rows[i]?.position ?? '');
+        const base = lost.has(message?.serverMessageId ?? '') && baseRecord(message, rows[i]?.position ?? '');
         return base || [];
       });
       await this.#owner.whileUnavailable(() => statuses.accept(bases));

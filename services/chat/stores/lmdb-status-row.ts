@@ -1,4 +1,3 @@
-import { serverMessageId } from '../domain/ids.js';
 import { earliest, type StatusRecord, type StatusUpdate } from './status-store.js';
 
 /**
@@ -23,23 +22,6 @@ export function rowOf(r: StatusRecord): Row {
 /** The id at the head of a row, without the rest. */
 export function idOf(row: Row): string {
   return row.slice(0, row.indexOf('\t'));
-}
-
-const ID = '[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}';
-/** The head of a row, as far as the sender. The message's id may be damaged. */
-const HEAD = new RegExp(`(?:(${ID})|.{36})\\t(${ID})\\t(${ID})\\t`, 'gs');
-const HEADLESS = new RegExp(`(${ID})\\t`, 'g');
-
-/**
- * Ids of the records whose rows may stand in damaged bytes, and some others. A message's id follows from its sender's and its
- * client's, so that a row of which some of these are whole is told.
- */
-export function idsIn(bytes: Buffer): Set<string> {
-  const text = bytes.toString('latin1');
-  const ids = new Set<string>();
-  for (const [, id] of text.matchAll(HEADLESS)) ids.add(id as string);
-  for (const [, , client, sender] of text.matchAll(HEAD)) ids.add(serverMessageId(sender as string, client as string));
-  return ids;
 }
 
 export function recordOf(row: Row): StatusRecord {

@@ -1,7 +1,7 @@
 import { ChurnMap, IdTable, keyOf } from '@chatmesh/mesh';
 import { DamagedRow, type LmdbEnvironment, newRow, numberIn, rowOfNumber, type Table } from '@chatmesh/mesh/lmdb';
 import { rowOfBatch, textOf, versionsIn } from './lmdb-status-batch.js';
-import { idOf, idsIn, merged, type Row, recordOf, rowOf } from './lmdb-status-row.js';
+import { idOf, merged, type Row, recordOf, rowOf } from './lmdb-status-row.js';
 import { RecentBatches } from './recent-batches.js';
 import { DAMAGED, type StatusAnswer, type StatusRecord, type StatusStore, type StatusUpdate } from './status-store.js';
 
@@ -82,7 +82,7 @@ export class LmdbStatusStore implements StatusStore {
       const from = batch * MAX_ROWS;
       for (const [index, version] of versionsIn(batch, stored).entries()) {
         if (typeof version === 'string') this.#recent.set(idOf(version), from + index);
-        else this.#suspect(version.bytes, from + index);
+        else this.#suspect(version.ids, from + index);
       }
       last = batch;
     });
@@ -163,8 +163,8 @@ export class LmdbStatusStore implements StatusStore {
   }
 
   /** Notes that a damaged version may be the only one of a record: its repeat must not be taken for a new message. */
-  #suspect(bytes: Buffer, place: Place): void {
-    for (const id of idsIn(bytes)) if (this.#placeOf(id) === undefined) this.#recent.set(id, place);
+  #suspect(ids: readonly string[], place: Place): void {
+    for (const id of ids) if (this.#placeOf(id) === undefined) this.#recent.set(id, place);
     this.#absent.clear();
   }
 
