@@ -44,8 +44,11 @@ export const DAMAGES: Record<string, (target: Target) => Buffer> = {
     return bytes;
   },
   'pages from an older state'({ bytes, older, random }) {
+    const changed = Array.from({ length: pagesOf(older) }, (_, page) => pageOf(page)).filter(
+      ([start, end]) => older.compare(bytes, start, end, start, end) !== 0,
+    );
     for (let n = 1 + random(3); n > 0; n--) {
-      const page = pageOf(random(pagesOf(older)));
+      const page = changed[random(changed.length)] as [number, number];
       older.copy(bytes, page[0], ...page);
     }
     return bytes;
