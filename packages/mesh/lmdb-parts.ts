@@ -10,24 +10,21 @@ const COUNT_AT = 12;
 const HEAD_BYTES = 16;
 const BYTES_PER_PART = 8;
 
-/**
- * A row to be put under `key` in a sequence. `fill` writes the parts, of the given lengths in bytes, side by side into the
- * bytes that it is handed.
- */
-export function rowOfParts(key: number, lengths: readonly number[], fill: (parts: Buffer) => void): Buffer {
-  const head = HEAD_BYTES + lengths.length * BYTES_PER_PART;
+/** A row of these parts, which are copied, to be put under `key` in a sequence. */
+export function rowOfParts(key: number, parts: readonly Uint8Array[]): Buffer {
+  const head = HEAD_BYTES + parts.length * BYTES_PER_PART;
   let bytes = head;
-  for (const length of lengths) bytes += length;
+  for (const part of parts) bytes += part.length;
   const row = newRow(bytes);
-  fill(row.subarray(head, bytes));
   row.writeBigUInt64LE(BigInt(key), KEY_AT);
-  row.writeUInt32LE(lengths.length, COUNT_AT);
-  let [at, part] = [HEAD_BYTES, head];
-  for (const length of lengths) {
-    row.writeUInt32LE(length, at);
-    row.writeUInt32LE(crc32(row.subarray(part, part + length)), at + 4);
+  row.writeUInt32LE(parts.length, COUNT_AT);
+  let [at, end] = [HEAD_BYTES, head];
+  for (const part of parts) {
+    row.writeUInt32LE(part.length, at);
+    row.writeUInt32LE(crc32(part), at + 4);
+    row.set(part, end);
     at += BYTES_PER_PART;
-    part += length;
+    end += part.length;
   }
   row.writeUInt32LE(crc32(row.subarray(KEY_AT, head)), 0);
   return row;
@@ -36,6 +33,11 @@ export function rowOfParts(key: number, lengths: readonly number[], fill: (parts
 /** How many parts a sound row has. */
 export function countOf(row: Buffer): number {
   return row.readUInt32LE(COUNT_AT);
+}
+
+/** How many bytes a part of a sound row has. */
+export function bytesOf(part: number, row: Buffer): number {
+  return row.readUInt32LE(HEAD_BYTES + part * BYTES_PER_PART);
 }
 
 /** The parts of a sound row, side by side. */

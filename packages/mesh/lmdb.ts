@@ -21,7 +21,7 @@ import {
 import { type Logger, Metrics } from './observe.js';
 import { flush, makeDirectory, writeOnce } from './one-time-file.js';
 
-export { countOf, DamagedPart, partsOf, rowOfParts, sideBySide } from './lmdb-parts.js';
+export { bytesOf, countOf, DamagedPart, partsOf, rowOfParts, sideBySide } from './lmdb-parts.js';
 export { DamagedRow, newRow, numberIn, type Range, rowOfBytes, rowOfNumber, type Table } from './lmdb-table.js';
 
 const DATA_FILE = 'data.mdb';

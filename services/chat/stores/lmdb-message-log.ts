@@ -257,7 +257,7 @@ export class LmdbMessageLog implements MessageLog {
     const group: Group = { first: this.#next, payloads: [], events: [], positions: [], done: Promise.resolve() };
     const write = this.#environment.write(() => {
       this.#group = undefined;
-      this.#entries.put(group.first, entryOf(group.first, group.payloads));
+      this.#entries.put(group.first, rowOfParts(group.first, group.payloads));
       this.#meta.put(META_NEXT, rowOfNumber(this.#next));
       // What is done with goes with what is new: a group commit of its own would cost as much as one that carries something.
       if (this.#whole.length > 0) this.#removeWhole(write);
@@ -531,18 +531,6 @@ export class LmdbMessageLog implements MessageLog {
     const bytes = row instanceof DamagedRow ? row.bytes : Buffer.alloc(0);
     return new Array<DamagedPart>(count).fill(new DamagedPart(bytes));
   }
-}
-
-/** Events as one row, to be put under the sequence number of the first. */
-function entryOf(first: number, payloads: readonly Uint8Array[]): Buffer {
-  const lengths = payloads.map(({ length }) => length);
-  return rowOfParts(first, lengths, (parts) => {
-    let at = 0;
-    for (const payload of payloads) {
-      parts.set(payload, at);
-      at += payload.length;
-    }
-  });
 }
 
 /**
