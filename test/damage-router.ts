@@ -132,6 +132,12 @@ export class DamagedRouter implements AsyncDisposable {
     return await Promise.all(answers);
   }
 
+  /** The reasons of all dead letters. */
+  async deadLetters(): Promise<string[]> {
+    const letters = await this.#chat.owner.deadLetters.list(100);
+    return letters.map(({ event }) => event.givenUp?.reason ?? '');
+  }
+
   /** Rows that were found to be damaged so far, as the metrics say. */
   async damagedRows(): Promise<number> {
     const text = await this.#metrics.text();

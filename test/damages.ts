@@ -110,7 +110,7 @@ function pagesOf(bytes: Buffer): number {
 }
 
 /** Where the words of the records in the first leaf of the list of free pages stand. */
-function freeWords(bytes: Buffer): number[] {
+export function freeWords(bytes: Buffer): number[] {
   const newer = bytes.readBigUInt64LE(152) > bytes.readBigUInt64LE(PAGE + 152) ? 0 : PAGE;
   let page = bytes.readUInt32LE(newer + 48 + 40) * PAGE;
   const nodes = () =>

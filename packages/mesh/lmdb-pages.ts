@@ -92,6 +92,13 @@ export class PageFile {
     const ahead = snapshots[1].transaction - snapshots[0].transaction;
     if (Math.abs(ahead) > 1) throw damagedPage(ahead > 0 ? 0 : 1, 'is out of step');
     this.newest = ahead > 0 ? snapshots[1] : snapshots[0];
+    // Every transaction writes the first page of the main tree anew, and keeps that of the snapshot before.
+    for (const [number, { mainTree, transaction }] of snapshots.entries()) {
+      if (mainTree.root === undefined) continue;
+      const root = Buffer.alloc(PAGE_HEADER);
+      this.page(root, mainTree.root, transaction);
+      if (numberAt(root, 8) !== transaction) throw damagedPage(number, 'is out of step');
+    }
   }
 
   /** Fills a buffer with the bytes at an offset. @throws Damage */
