@@ -4,16 +4,30 @@ import { open, type RootDatabase, type RootDatabaseOptionsWithPath } from 'lmdb'
 import { type EngineOperation, engineOperation } from './engine-times.js';
 import { MeshError } from './errors.js';
 import { findDamage } from './lmdb-check.js';
-import { Access, closingError, Table } from './lmdb-table.js';
-import { Metrics } from './observe.js';
+import { leaveMark, takeMark } from './lmdb-clean.js';
+import { DamageLog } from './lmdb-damage-log.js';
+import { storedName } from './lmdb-row.js';
+import {
+  Access,
+  BYTE_KEYS,
+  closingError,
+  type KeyCodec,
+  NUMBER_KEYS,
+  type Rows,
+  Table,
+  TEXT_KEYS,
+  textOfStored,
+} from './lmdb-table.js';
+import { type Logger, Metrics } from './observe.js';
 import { flush, makeDirectory, writeOnce } from './one-time-file.js';
 
-export type { Range, Table } from './lmdb-table.js';
+export { bytesOf, countOf, DamagedPart, partsOf, rowOfParts, sideBySide } from './lmdb-parts.js';
+export { DamagedRow, newRow, numberIn, type Range, rowOfBytes, rowOfNumber, type Table } from './lmdb-table.js';
 
 const DATA_FILE = 'data.mdb';
 /** Written beside the data file when a store is created: its presence means that the data file must be there too. */
 const MARKER_FILE = 'FORMAT';
-const FORMAT = 'chatmesh lmdb 1\n';
+const FORMAT = 'chatmesh lmdb 2\n';
 const ANY_FORMAT = /^chatmesh lmdb \d+\n$/;
 /**
  * With less free space nothing is written. LMDB 0.9.90 must not meet the end of the disk: when a page cannot be written at
@@ -34,16 +48,28 @@ export class LmdbEnvironment implements AsyncDisposable {
   readonly #root: RootDatabase<Buffer, Buffer>;
   readonly #directory: string;
   readonly #groups: EngineOperation;
+  readonly #damages: DamageLog;
+  readonly #logger: Logger | undefined;
   readonly #access = new Access();
   #closing: Promise<void> | undefined;
   #queued: Group | undefined;
   #committing: Promise<void> | undefined;
   #failure: MeshError | undefined;
+  /** Whether a commit has ever failed: what the disk has then is for the next start to find out. */
+  #failed = false;
   #commits = 0;
 
-  private constructor(root: RootDatabase<Buffer, Buffer>, directory: string, metrics: Metrics) {
+  private constructor(
+    root: RootDatabase<Buffer, Buffer>,
+    directory: string,
+    metrics: Metrics,
+    damages: DamageLog,
+    logger?: Logger,
+  ) {
     this.#root = root;
     this.#directory = directory;
+    this.#damages = damages;
+    this.#logger = logger;
     this.#groups = engineOperation(metrics, 'lmdb', 'commit');
   }
 
@@ -52,8 +78,9 @@ export class LmdbEnvironment implements AsyncDisposable {
    *
    * @throws MeshError `failed_precondition` naming the file when it is damaged, cut short, or gone although the
    * store existed; nothing is ever reset. `unavailable` when there is no room to create it. What is told from a sound file: see {@link findDamage}.
+   * A file that was closed in order and has not been touched since is not looked through again.
    */
-  static open(directory: string, metrics = new Metrics({ processMetrics: false })): LmdbEnvironment {
+  static open(directory: string, { metrics = unheard(), logger }: OpenOptions = {}): LmdbEnvironment {
     const file = join(directory, DATA_FILE);
     const marker = join(directory, MARKER_FILE);
     const damaged = (why: string, cause?: unknown) =>
@@ -69,10 +96,16 @@ export class LmdbEnvironment implements AsyncDisposable {
     if (marked) checkFormat(marker, file);
     const full = empty && fullDisk(directory);
     if (full) throw new MeshError('unavailable', `cannot create ${file}: ${full}`);
+    const damages = new DamageLog(file, metrics, logger);
     let root: RootDatabase<Buffer, Buffer>;
     try {
-      const damage = empty ? undefined : findDamage(file);
-      if (damage) throw damaged(damage);
+      if (!empty && !takeMark(directory, file)) {
+        const { damage, rows, damagedRows } = findDamage(file);
+        if (damage) throw damaged(damage);
+        for (const { table, key, page } of rows) damages.tell(table, textOfStored(key), page);
+        if (damagedRows > rows.length)
+          logger?.error({ file, damagedRows }, 'more stored rows are damaged than are named here');
+      }
       root = open<Buffer, Buffer>({
         path: directory,
         noSubdir: false,
@@ -100,7 +133,7 @@ export class LmdbEnvironment implements AsyncDisposable {
       flush(file);
       writeOnce(marker, FORMAT);
     }
-    return new LmdbEnvironment(root, directory, metrics);
+    return new LmdbEnvironment(root, directory, metrics, damages, logger);
   }
 
   /** Whether an environment was made in a directory, whatever has become of it. */
@@ -108,24 +141,19 @@ export class LmdbEnvironment implements AsyncDisposable {
     return [DATA_FILE, MARKER_FILE].some((name) => existsSync(join(directory, name)));
   }
 
-  /** A table with binary keys and values, in key order. */
-  table(name: string): Table<Buffer, Buffer> {
-    const options = { name, encoding: 'binary', keyEncoding: 'binary' } as const;
-    return new Table<Buffer, Buffer>(this.#root.openDB<Buffer, Buffer>(options), this.#access);
+  /** A table whose keys are bytes, in their order. */
+  table(name: string): Table<Buffer> {
+    return this.#table(name, BYTE_KEYS);
   }
 
-  /**
-   * A table with keys of Latin-1 text and binary values, in the order of the keys' bytes. Text is written into lmdb's own
-   * buffer, and values are copied into Node's pool: a buffer of its own for each key and value costs three times as much.
-   */
-  textTable(name: string): Table<string, Buffer> {
-    const options = { name, keyEncoder: LATIN1_KEYS, encoder: POOLED_VALUES };
-    return new Table<string, Buffer>(this.#root.openDB<Buffer, string>(options), this.#access);
+  /** A table whose keys are ASCII text, in the order of its characters. */
+  textTable(name: string): Table<string> {
+    return this.#table(name, TEXT_KEYS);
   }
 
-  /** A table with numeric keys and values of plain data, in key order. */
-  sequence<V>(name: string): Table<number, V> {
-    return new Table<number, V>(this.#root.openDB<V, number>({ name, encoding: 'msgpack' }), this.#access);
+  /** A table whose keys are integers from 0 to 2^53, in their order. */
+  sequence(name: string): Table<number> {
+    return this.#table(name, NUMBER_KEYS);
   }
 
   /** How many groups have been committed and flushed; for metrics and for the test that counts flushes. */
@@ -177,6 +205,18 @@ export class LmdbEnvironment implements AsyncDisposable {
     // In one turn: lmdb gives up the transaction of the reads at once, and only then waits for the thread that writes.
     this.#access.closed = true;
     await this.#root.close();
+    if (this.#failed) return;
+    try {
+      leaveMark(this.#directory, join(this.#directory, DATA_FILE));
+    } catch (error) {
+      this.#logger?.warn({ err: error }, 'the next start looks through the whole data file');
+    }
+  }
+
+  #table<K>(name: string, keys: KeyCodec<K>): Table<K> {
+    const options = { name: storedName(name), keyEncoder: keys, encoder: POOLED_VALUES };
+    const rows: unknown = this.#root.openDB(options);
+    return new Table<K>(rows as Rows<K>, name, keys, this.#access, (key) => this.#damages.tell(name, key));
   }
 
   /**
@@ -211,6 +251,7 @@ export class LmdbEnvironment implements AsyncDisposable {
         group.resolve();
       } catch (error) {
         this.#groups.ended(startedAtMs, false);
+        this.#failed = true;
         const cause = await reasonOf(error);
         this.#failure = new MeshError(
           'unavailable',
@@ -225,15 +266,17 @@ export class LmdbEnvironment implements AsyncDisposable {
   }
 }
 
-const LATIN1_KEYS = {
-  writeKey: (key: string, target: Buffer, start: number) => start + target.write(key, start, 'latin1'),
-  readKey: (target: Buffer, start: number, end: number) => target.toString('latin1', start, end),
-};
-
+/** Values are copied into Node's pool: a buffer of its own for each one costs three times as much. */
 const POOLED_VALUES = {
   encode: (value: Uint8Array) => value,
   decode: (bytes: Buffer, end: number) => Buffer.from(bytes.subarray(0, end)),
 };
+
+interface OpenOptions {
+  readonly metrics?: Metrics;
+  /** Is told of damaged rows. */
+  readonly logger?: Logger;
+}
 
 class Group {
   readonly mutations: (() => void)[] = [];
@@ -269,6 +312,11 @@ function fullDisk(directory: string): string | undefined {
   const { blocks, bavail, bsize } = statfsSync(directory);
   if (blocks === 0 || bavail * bsize >= RESERVE_BYTES) return undefined;
   return `the disk is full (${Math.floor((bavail * bsize) / 1024)} KiB free, ${RESERVE_BYTES / 1024} KiB are kept in reserve)`;
+}
+
+/** Metrics that nobody reads. */
+function unheard(): Metrics {
+  return new Metrics({ processMetrics: false });
 }
 
 /** @throws MeshError `failed_precondition` unless the marker names the format that this version reads. */

@@ -21,7 +21,7 @@ import type { SharedTokens } from './domain/token-bucket.js';
 import { exposeBacklog } from './stores/backlog.js';
 import { type Claims, RedisClaims } from './stores/claims.js';
 import { CountedInboxStore } from './stores/counted-inbox-store.js';
-import type { InboxStore } from './stores/inbox-store.js';
+import type { InboxRow, InboxStore } from './stores/inbox-store.js';
 import { LmdbInboxStore } from './stores/lmdb-inbox-store.js';
 import { LmdbMessageLog } from './stores/lmdb-message-log.js';
 import { LmdbStatusStore } from './stores/lmdb-status-store.js';
@@ -52,6 +52,8 @@ interface OpenOptions {
   readonly clock: MeshClock;
   /** As the cache of inboxes needs it. */
   readonly tenureOf: (userId: string) => number | undefined;
+  /** Deals with a row of an inbox that is damaged. */
+  readonly damagedRow: (row: InboxRow) => Promise<void>;
 }
 
 const KEY_FILE = 'fingerprint.key';
@@ -64,7 +66,7 @@ const KEY_BYTES = 32;
  */
 export async function openEmbedded(
   config: ChatConfig,
-  { metrics, locks = new DirectoryLocks() }: ServiceDeps,
+  { logger, metrics, locks = new DirectoryLocks() }: ServiceDeps,
   overrides: Partial<Stores>,
   closing: Closing,
 ): Promise<LmdbEnvironment | undefined> {
@@ -75,7 +77,7 @@ export async function openEmbedded(
   const lock = await locks.take(directory);
   closing.push(() => lock.release());
   if (!config.fingerprintKey) makeKey(directory);
-  const environment = LmdbEnvironment.open(directory, metrics);
+  const environment = LmdbEnvironment.open(directory, { metrics, logger });
   closing.push(() => environment[Symbol.asyncDispose]());
   return environment;
 }
@@ -89,7 +91,7 @@ export async function openStores(
   config: ChatConfig,
   environment: LmdbEnvironment | undefined,
   overrides: Partial<Stores>,
-  { logger, metrics, signal, closing, clock, tenureOf }: OpenOptions,
+  { logger, metrics, signal, closing, clock, tenureOf, damagedRow }: OpenOptions,
 ): Promise<Stores> {
   const opened: Partial<Mutable<Stores>> = { ...overrides };
   const now = () => clock.now();
@@ -114,7 +116,7 @@ export async function openStores(
   }
   if (environment) {
     opened.statuses ??= new LmdbStatusStore(environment);
-    opened.inbox ??= new LmdbInboxStore(environment);
+    opened.inbox ??= new LmdbInboxStore(environment, damagedRow);
     // What acceptance records goes out with the group commit of the events where both share it.
     const recordsTogether = opened.statuses instanceof LmdbStatusStore && !overrides.statuses;
     const logs: [topic: string, log: LmdbMessageLog][] = [];
@@ -136,7 +138,7 @@ export async function openStores(
 async function useRedis(
   redisConfig: RedisConfig,
   opened: Partial<Mutable<Stores>>,
-  options: Omit<OpenOptions, 'signal' | 'clock'> & { config: ChatConfig; overrides: Partial<Stores> },
+  options: Omit<OpenOptions, 'signal' | 'clock' | 'damagedRow'> & { config: ChatConfig; overrides: Partial<Stores> },
 ): Promise<void> {
   const { config, overrides, logger, metrics, closing, tenureOf } = options;
   const { RedisClient } = await withDriver('ioredis', () => import('@chatmesh/mesh/redis'));
@@ -170,7 +172,7 @@ export function fingerprintKeyOf(config: ChatConfig): Buffer {
 
 async function openPulsar(
   config: PulsarConfig,
-  { logger, metrics, signal, closing, clock }: Omit<OpenOptions, 'tenureOf'>,
+  { logger, metrics, signal, closing, clock }: Omit<OpenOptions, 'tenureOf' | 'damagedRow'>,
 ): Promise<Pick<Stores, 'log' | 'deadLetters'>> {
   const { PulsarAdmin, PulsarClient } = await import('@chatmesh/mesh/pulsar');
   const { PulsarMessageLog } = await import('./stores/pulsar-message-log.js');

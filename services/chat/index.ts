@@ -8,6 +8,13 @@ export type { InboxRow, InboxStore } from './stores/inbox-store.js';
 export { LmdbInboxStore } from './stores/lmdb-inbox-store.js';
 export { LmdbMessageLog } from './stores/lmdb-message-log.js';
 export { LmdbStatusStore } from './stores/lmdb-status-store.js';
-export type { LogConsumer, LogRecord, MessageLog, Position } from './stores/message-log.js';
+export type { DamagedEvent, LogConsumer, LogRecord, MessageLog, Position } from './stores/message-log.js';
 export { PulsarMessageLog } from './stores/pulsar-message-log.js';
-export { NOTHING_NEW, type StatusRecord, type StatusStore, type StatusUpdate } from './stores/status-store.js';
+export {
+  DAMAGED,
+  NOTHING_NEW,
+  type StatusAnswer,
+  type StatusRecord,
+  type StatusStore,
+  type StatusUpdate,
+} from './stores/status-store.js';

@@ -23,7 +23,7 @@ import { explainMessage } from './rpc/explain-message.js';
 import { stateOf } from './rpc/message-state.js';
 import type { InboxStore } from './stores/inbox-store.js';
 import type { MessageLog } from './stores/message-log.js';
-import type { StatusRecord, StatusStore } from './stores/status-store.js';
+import { DAMAGED, type StatusAnswer, type StatusRecord, type StatusStore } from './stores/status-store.js';
 
 export interface RpcDeps {
   readonly clock: MeshClock;
@@ -120,8 +120,9 @@ export function internalRpc(deps: RpcDeps): ServiceImpl<typeof InternalChatServi
     async confirm({ userId, deviceId, receipts, eventIds }) {
       const ids = receipts.flatMap((receipt) => receipt.serverMessageIds);
       const records = await owner.recordsForClient(ids);
-      const concerns = (record: StatusRecord | undefined) =>
-        record && (record.recipientId === userId || record.senderId === userId);
+      // What a damaged record said is not known: the owner looks for the message itself.
+      const concerns = (record: StatusAnswer) =>
+        record === DAMAGED || record?.recipientId === userId || record?.senderId === userId;
       const notFound = ids.filter((_, i) => !concerns(records[i]));
       const unknown = new Set(notFound);
       const events: LogEvent[] = [];
@@ -141,7 +142,9 @@ export function internalRpc(deps: RpcDeps): ServiceImpl<typeof InternalChatServi
 
     async getMessageStatus({ senderId, serverMessageIds }) {
       const records = await owner.recordsForClient(serverMessageIds);
-      return { states: records.filter((r) => r?.senderId === senderId).map((r) => stateOf(r as StatusRecord)) };
+      return {
+        states: records.filter((r): r is StatusRecord => r !== DAMAGED && r?.senderId === senderId).map(stateOf),
+      };
     },
 
     async announceDevices({ devices }) {

@@ -195,6 +195,7 @@ export class ChatService implements Service {
       closing,
       clock,
       tenureOf: (userId) => this.#router?.owner.tenureOf(userId),
+      damagedRow: (row) => this.owner.damagedRow(row),
     });
     followLog(clock, stores.log, config.timestampsMayGoBack, logger);
     const directory = new CachedDirectory(

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { NOTHING_NEW, type StatusRecord, type StatusUpdate } from '@chatmesh/chat';
+import { DAMAGED, NOTHING_NEW, type StatusAnswer, type StatusRecord, type StatusUpdate } from '@chatmesh/chat';
 
 /** A record as acceptance writes it. */
 export function newRecord(acceptedAtMs: number, fields: Partial<StatusRecord> = {}): StatusRecord {
@@ -23,8 +23,15 @@ export function newRecord(acceptedAtMs: number, fields: Partial<StatusRecord> = 
   };
 }
 
+/** A record, where nothing should be damaged. */
+export function sound(answer: StatusAnswer): StatusRecord | undefined {
+  if (answer === DAMAGED) throw new Error('a record is damaged');
+  return answer;
+}
+
 /** A copy to compare: a store may hand out records that read some fields only when they are asked for. */
-export function plain(record: StatusRecord | undefined): StatusRecord | undefined {
+export function plain(answer: StatusAnswer): StatusRecord | undefined {
+  const record = sound(answer);
   if (!record) return undefined;
   const { serverMessageId, clientMessageId, senderId, recipientId, acceptedAtMs, position, fingerprint } = record;
   const { receivedAtMs, deliveredAtMs, readAtMs, failedAtMs, code, devices, takenAtMs, transmittedAtMs } = record;

@@ -121,7 +121,11 @@ export function statusStoreContract(name: string, engine: Engine<StatusStore>): 
           '10000000-0000-8000-8000-000000000000',
         ];
         await store().accept(ids.slice(0, 2).map((serverMessageId, n) => newRecord(NOW + n, { serverMessageId })));
-        expect((await store().get(ids)).map((record) => record?.acceptedAtMs)).toEqual([NOW, NOW + 1, undefined]);
+        expect((await store().get(ids)).map((record) => plain(record)?.acceptedAtMs)).toEqual([
+          NOW,
+          NOW + 1,
+          undefined,
+        ]);
       });
     });
 
@@ -209,7 +213,7 @@ export function statusStoreContract(name: string, engine: Engine<StatusStore>): 
         }
       }
       opened = await engine.open(place.location);
-      const found = await store().get([...told.keys()]);
+      const found = (await store().get([...told.keys()])).map(plain);
       for (const [i, [id, devices]] of [...told].entries()) {
         if ((found[i]?.devices.length ?? -1) < devices) throw new Error(`${id} is ${found[i] ? 'behind' : 'lost'}`);
       }

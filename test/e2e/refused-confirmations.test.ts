@@ -9,6 +9,7 @@ import { createClient, createLogger } from '@chatmesh/mesh';
 import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { WireClient } from '../client.js';
+import { plain } from '../contract/status-store-model.js';
 import { LocalMesh } from '../local-mesh.js';
 import { type TestUser, until } from '../mesh.js';
 
@@ -85,7 +86,7 @@ describe('a store that refuses single rows', () => {
     trouble.refusals.set(second, 2);
     b.confirm('delivered', first, second, third);
     for (const id of ids) await told(a, 'delivered', id);
-    await until(async () => (await statuses.get(ids)).every((record) => record?.deliveredAtMs), {
+    await until(async () => (await statuses.get(ids)).every((record) => plain(record)?.deliveredAtMs), {
       what: 'all three on record',
     });
     expect(mesh.chat.owner.counts.refusedConfirmations).toBe(1);
@@ -123,7 +124,9 @@ describe('a store that refuses single rows', () => {
 
     trouble.refusals.clear();
     await mesh.chat.owner.deadLetters.redrive([(await mesh.chat.owner.deadLetters.list(1))[0]?.id as string], false);
-    await until(async () => ((await statuses.get([poison]))[0]?.deliveredAtMs ?? 0) > 0, { what: 'it on record' });
+    await until(async () => (plain((await statuses.get([poison]))[0])?.deliveredAtMs ?? 0) > 0, {
+      what: 'it on record',
+    });
   });
 
   test('a late confirmation whose record cannot be read does not keep the stream', async () => {
@@ -159,7 +162,7 @@ describe('a store that refuses single rows', () => {
     trouble.refusals.clear();
     expect((await client.confirm(request)).notFound).toEqual([]);
     // Not a moment later: the answer says that it is there.
-    expect((await statuses.get([id]))[0]?.readAtMs).toBeGreaterThan(0);
+    expect(plain((await statuses.get([id]))[0])?.readAtMs).toBeGreaterThan(0);
     client.close();
   });
 

@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
+import { DamagedRow, LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { WireClient } from '../client.js';
 import { TestMesh, type TestUser } from '../mesh.js';
@@ -24,6 +24,7 @@ describe('what is stored of a message', () => {
     const holding = TABLES.filter((name) => {
       let found = false;
       environment.table(name).forEach({}, (_, value) => {
+        if (value instanceof DamagedRow) throw new Error(`a row of ${name} is damaged`);
         found ||= value.includes(text);
       });
       return found;

@@ -14,14 +14,14 @@ const lmdb = pathToFileURL(createRequire(import.meta.url).resolve('@chatmesh/mes
 /** Writes its messages in groups and says on stderr, by a system call of its own, when each group has resolved. */
 const program = `
   import { writeSync } from 'node:fs';
-  const { LmdbEnvironment } = await import(${JSON.stringify(lmdb)});
+  const { LmdbEnvironment, newRow } = await import(${JSON.stringify(lmdb)});
   const environment = LmdbEnvironment.open(process.argv[1]);
   const table = environment.sequence('events');
   writeSync(2, 'opened');
   for (let group = 0; group < ${GROUPS}; group++) {
     const writes = [];
     for (let i = 0; i < ${MESSAGES / GROUPS}; i++) {
-      writes.push(environment.write(() => table.put(group * 1000 + i, { text: 'x'.repeat(200) })));
+      writes.push(environment.write(() => table.put(group * 1000 + i, newRow(200))));
     }
     await Promise.all(writes);
     writeSync(2, 'resolved');

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { LmdbInboxStore, LmdbMessageLog, LmdbStatusStore, type LogRecord, type StatusRecord } from '@chatmesh/chat';
 import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import { eventFor, idOf } from '../contract/message-log-witness.js';
-import { newRecord, updateOf } from '../contract/status-store-model.js';
+import { newRecord, sound, updateOf } from '../contract/status-store-model.js';
 import { SmallDisk } from './lmdb-small-disk.js';
 
 const [mount = '', scenario = ''] = process.argv.slice(2);
@@ -73,7 +73,7 @@ const scenarios: Record<string, () => Promise<unknown>> = {
     let store = new LmdbStatusStore(environment);
     const [a, b] = [newRecord(1), newRecord(2)];
     const of = async () => {
-      const [ofA, ofB] = await store.get([a.serverMessageId, b.serverMessageId]);
+      const [ofA, ofB] = (await store.get([a.serverMessageId, b.serverMessageId])).map(sound);
       return [ofA?.deliveredAtMs, ofA?.readAtMs, ofB !== undefined];
     };
     await store.accept([a]);
@@ -145,9 +145,9 @@ const scenarios: Record<string, () => Promise<unknown>> = {
     }
     disk.works();
     const missing = async () =>
-      (await store.get([...known.keys()])).filter(
-        (record) => record?.acceptedAtMs !== known.get(record?.serverMessageId ?? ''),
-      ).length;
+      (await store.get([...known.keys()]))
+        .map(sound)
+        .filter((record) => record?.acceptedAtMs !== known.get(record?.serverMessageId ?? '')).length;
     const before = await missing();
     await environment[Symbol.asyncDispose]();
     environment = LmdbEnvironment.open(location);

@@ -1,7 +1,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
+import { LmdbEnvironment, newRow, rowOfBytes } from '@chatmesh/mesh/lmdb';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 
 /** What the flushes are, and when they happen, is watched in test/system/lmdb-flush.test.ts. */
@@ -19,10 +19,10 @@ describe('group commit', () => {
   });
 
   test('the writes of one turn are flushed once, not once each', async () => {
-    const table = environment.sequence<string>('events');
+    const table = environment.sequence('events');
     for (let group = 1; group <= 5; group++) {
       const writes = Array.from({ length: 100 }, (_, i) =>
-        environment.write(() => table.put(group * 1000 + i, 'x'.repeat(200))),
+        environment.write(() => table.put(group * 1000 + i, rowOfBytes(Buffer.alloc(200)))),
       );
       await Promise.all(writes);
       expect(environment.commits).toBe(group);
@@ -30,12 +30,12 @@ describe('group commit', () => {
   });
 
   test('what comes while a flush is on its way goes out with the next one', async () => {
-    const table = environment.sequence<string>('events');
+    const table = environment.sequence('events');
     let written = 0;
-    const first = environment.write(() => table.put(written++, 'first'));
+    const first = environment.write(() => table.put(written++, newRow(1)));
     const begun = new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
     await begun;
-    const later = Array.from({ length: 100 }, () => environment.write(() => table.put(written++, 'later')));
+    const later = Array.from({ length: 100 }, () => environment.write(() => table.put(written++, newRow(1))));
     await Promise.all([first, ...later]);
     expect(environment.commits).toBe(2);
     expect(written).toBe(101);

@@ -13,7 +13,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ChatService, readConfig } from '@chatmesh/chat';
 import { createLogger, EnvReader, Metrics, writeOnce } from '@chatmesh/mesh';
-import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
+import { LmdbEnvironment, rowOfBytes } from '@chatmesh/mesh/lmdb';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 
 const KEY = Buffer.from('key');
@@ -41,10 +41,10 @@ async function startRouter(env: NodeJS.ProcessEnv = {}): Promise<void> {
 async function store(): Promise<void> {
   await using environment = LmdbEnvironment.open(directory);
   const table = environment.table('table');
-  await environment.write(() => void table.put(KEY, VALUE));
+  await environment.write(() => table.put(KEY, rowOfBytes(VALUE)));
 }
 
-async function stored(): Promise<Buffer | undefined> {
+async function stored(): Promise<unknown> {
   await using environment = LmdbEnvironment.open(directory);
   return environment.table('table').get(KEY);
 }

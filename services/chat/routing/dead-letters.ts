@@ -47,6 +47,7 @@ export class DeadLetters {
   async start(): Promise<void> {
     this.#consumer = await this.#deps.deadLetters.consume((records) => void this.#keepAll(records), {
       maxUnacknowledged: MAX_UNACKNOWLEDGED,
+      damaged: ({ position }) => this.lose(undefined, position, 'internal: a dead letter is damaged'),
     });
   }
 
@@ -68,6 +69,16 @@ export class DeadLetters {
     await whileUnavailable(() => deadLetters.publish([{ ...event, givenUp }]));
   }
 
+  /** Notes an event of which nothing is left that could be handled; `userId` is whose it was, where that is known. */
+  async lose(userId: string | undefined, position: Position, reason: string): Promise<void> {
+    const { now, deadLetters, logger, whileUnavailable } = this.#deps;
+    logger.error({ position, reason }, 'an event is lost');
+    const event = LogEventWire.create();
+    event.userId = userId ?? DEAD_LETTERS_USER;
+    event.givenUp = { ...GivenUpWire.create(), position, reason, atMs: BigInt(now()) };
+    await whileUnavailable(() => deadLetters.publish([event]));
+  }
+
   /**
    * Up to `limit` dead letters after the id `after` (from the start when undefined), oldest first.
    *
@@ -83,7 +94,7 @@ export class DeadLetters {
    * no device notices.
    *
    * @param deliverFailed whether also messages whose senders were told; these are not told otherwise later.
-   * @returns ids; those of `senderTold` and `notFound` were left alone.
+   * @returns ids; those of `senderTold` and `notFound` were left alone. Nothing can be found of an event that is lost.
    * @throws MeshError `unavailable`
    */
   async redrive(
@@ -91,13 +102,14 @@ export class DeadLetters {
     deliverFailed: boolean,
   ): Promise<{ redriven: Position[]; senderTold: Position[]; notFound: Position[] }> {
     const { found, notFound } = await this.#find(ids);
+    const lost = found.filter(({ event }) => event.kind.case === undefined);
     const stay = found.filter(({ event }) => !deliverFailed && senderKnows(event));
-    const go = found.filter((letter) => !stay.includes(letter));
+    const go = found.filter((letter) => !stay.includes(letter) && !lost.includes(letter));
     if (go.length > 0) {
       await this.#deps.log.publish(go.map(({ event }) => again(event)));
       await this.#remove(go);
     }
-    return { redriven: idsOf(go), senderTold: idsOf(stay), notFound };
+    return { redriven: idsOf(go), senderTold: idsOf(stay), notFound: [...notFound, ...idsOf(lost)] };
   }
 
   /** Takes dead letters off the list for good. @throws MeshError `unavailable` */
@@ -169,7 +181,7 @@ function again(event: LogEvent): LogEvent {
 }
 
 /** The text of the same width that stands right before a position. */
-function before(position: Position): Position {
+export function before(position: Position): Position {
   return position.slice(0, -1) + String.fromCharCode(position.charCodeAt(position.length - 1) - 1);
 }
 

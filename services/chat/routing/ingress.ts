@@ -9,7 +9,7 @@ import { serverMessageId } from '../domain/ids.js';
 import type { TokenBuckets } from '../domain/token-bucket.js';
 import type { Claim, Claims } from '../stores/claims.js';
 import type { MessageLog } from '../stores/message-log.js';
-import type { StatusRecord, StatusStore } from '../stores/status-store.js';
+import { DAMAGED, type StatusAnswer, type StatusRecord, type StatusStore } from '../stores/status-store.js';
 import type { CachedDirectory, DirectoryUser } from './directory.js';
 import { baseRecord } from './ledger.js';
 
@@ -177,10 +177,14 @@ export class Ingress {
     });
   }
 
-  #check(pending: Pending, record: StatusRecord | undefined): void {
+  #check(pending: Pending, record: StatusAnswer): void {
     const { submission } = pending;
     if (submission.groupId !== '') {
       this.#finish(pending, new MeshError('unimplemented', 'groups are not available yet'));
+      return;
+    }
+    if (record === DAMAGED) {
+      this.#finish(pending, unanswerable());
       return;
     }
     if (record) {
@@ -415,6 +419,17 @@ export class Ingress {
     if (result instanceof MeshError) span.end({ 'chatmesh.result': name }, name);
     else span.end({ 'chatmesh.result': name, 'chatmesh.server_message_id': result.serverMessageId });
   }
+}
+
+/**
+ * The message was accepted once, and nothing else is known of it: it is neither told so, since when is lost, nor accepted again,
+ * since it may have been delivered.
+ */
+function unanswerable(): MeshError {
+  return new MeshError(
+    'internal',
+    'what became of the first message with this client_message_id is lost; where it has to arrive, send it under another one',
+  );
 }
 
 function usedBefore(): MeshError {

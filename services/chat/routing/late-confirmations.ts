@@ -3,7 +3,7 @@ import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { confirmableId, deviceMark, receiptOf } from '../domain/events.js';
 import type { InboxRow } from '../stores/inbox-store.js';
 import type { Position } from '../stores/message-log.js';
-import { NOTHING_NEW, type StatusRecord } from '../stores/status-store.js';
+import { DAMAGED, NOTHING_NEW, type StatusRecord } from '../stores/status-store.js';
 import type { Confirmer } from './ledger.js';
 import type { Owner } from './owner.js';
 import type { Recipient } from './recipient.js';
@@ -131,16 +131,19 @@ export class LateConfirmations {
       refused: (id, error) => void outcome.refused.set(id, error),
     };
     const rows = new Map<string, Position>();
-    const copies = new Set<string>();
+    /** Ids whose rows only their content names. */
+    const byContent = new Set<string>();
     const atMs = owner.now();
     for (const [i, id] of ids.entries()) {
       const record = records[i];
       if (outcome.refused.has(id)) continue;
-      if (record?.recipientId === userId) {
+      // Whose it is a damaged record does not say: the row is found by its content.
+      if (record === DAMAGED) byContent.add(id);
+      else if (record?.recipientId === userId) {
         rows.set(id, record.position);
         this.#record(record, recipient, confirmer, atMs);
       } else if (record?.senderId === userId) {
-        copies.add(id);
+        byContent.add(id);
         const update = { ...NOTHING_NEW, serverMessageId: id, deviceId: deviceMark(true, deviceId) };
         owner.confirmed({ confirmer, update, receipt: undefined, delivery: undefined });
       } else outcome.unknown.add(id);
@@ -148,14 +151,14 @@ export class LateConfirmations {
     await owner.barrier();
     for (const id of outcome.refused.keys()) {
       rows.delete(id);
-      copies.delete(id);
+      byContent.delete(id);
     }
     if (rows.size > 0 && recipient.devices.get(deviceId)?.state !== 'live') {
       // A row that cannot be removed stays; the status record keeps it from being sent again.
       await owner.remove(userId, deviceId, [...rows.values()]).catch((error) => owner.whileRunning(error));
     }
-    // The same holds for rows of copies.
-    if (copies.size > 0) await this.#removeByIds(recipient, deviceId, copies, { ...outcome, refused: new Map() });
+    // The same holds for these.
+    if (byContent.size > 0) await this.#removeByIds(recipient, deviceId, byContent, { ...outcome, refused: new Map() });
   }
 
   #record(record: StatusRecord, recipient: Recipient, confirmer: Confirmer, atMs: number): void {

@@ -18,10 +18,11 @@ import {
   type WallClock,
 } from '@chatmesh/mesh';
 import { confirmationOf, type ReceiptSubject, receiptOf, traceparentOf } from '../domain/events.js';
-import type { InboxStore } from '../stores/inbox-store.js';
+import type { InboxRow, InboxStore } from '../stores/inbox-store.js';
 import type { LogConsumer, LogRecord, MessageLog, Position } from '../stores/message-log.js';
-import { NOTHING_NEW, type StatusRecord, type StatusStore } from '../stores/status-store.js';
+import { NOTHING_NEW, type StatusAnswer, type StatusRecord, type StatusStore } from '../stores/status-store.js';
 import { AwaitedConfirmations } from './awaited-confirmations.js';
+import { Damage } from './damage.js';
 import { DeadLetters, tellsSender } from './dead-letters.js';
 import type { Delivery, Device, Tracked } from './device.js';
 import type { CachedDirectory, DirectoryUser } from './directory.js';
@@ -116,6 +117,7 @@ export class Owner {
   readonly awaited = new AwaitedConfirmations();
   /** Of look-ups of what clients name, who may name anything. */
   readonly turns = new Turns(LOOKED_UP_PER_TURN);
+  readonly #damage: Damage;
   readonly #recipients = new Map<string, Recipient>();
   readonly #links = new Map<string, EdgeLink>();
   readonly #stop = new AbortController();
@@ -166,6 +168,12 @@ export class Owner {
       ...deps,
       whileUnavailable: (attempt) => this.whileUnavailable(attempt),
       tellSender: (event, position) => this.fail(event, position, 'undeliverable'),
+    });
+    this.#damage = new Damage({
+      ...deps,
+      deadLetters: this.deadLetters,
+      whileUnavailable: (attempt) => this.whileUnavailable(attempt),
+      tellSender: (record) => this.failMessage(record, undefined, 'undeliverable'),
     });
   }
 
@@ -229,6 +237,10 @@ export class Owner {
     this.#consumer = await log.consume((records) => this.#handle(records), {
       maxUnacknowledged: options.maxUnacknowledged,
       lost: (tenure) => this.#lost(tenure),
+      damaged: (event) => {
+        this.counts.deadLetters++;
+        return this.#damage.onLog(event);
+      },
     });
     this.#ledger.consumer = this.#consumer;
     await this.deadLetters.start();
@@ -403,6 +415,12 @@ export class Owner {
     return this.#ledger.remove(userId, deviceId, positions);
   }
 
+  /** Gives up a row of an inbox that is damaged. Resolves when it may be removed. */
+  damagedRow(row: InboxRow): Promise<void> {
+    this.counts.deadLetters++;
+    return this.#damage.inInbox(row);
+  }
+
   /** Keeps an eye on an event until the log may forget it. */
   hold(tracked: Tracked): void {
     this.#held.add(tracked);
@@ -454,8 +472,8 @@ export class Owner {
    *
    * @throws MeshError `unavailable`
    */
-  async recordsForClient(ids: readonly string[]): Promise<(StatusRecord | undefined)[]> {
-    const records: (StatusRecord | undefined)[] = [];
+  async recordsForClient(ids: readonly string[]): Promise<StatusAnswer[]> {
+    const records: StatusAnswer[] = [];
     for (let at = 0; at < ids.length; at += LOOKED_UP_PER_TURN) {
       const some = ids.slice(at, at + LOOKED_UP_PER_TURN);
       await this.turns.take(some.length);
@@ -468,7 +486,7 @@ export class Owner {
   async recordsOf(
     ids: readonly string[],
     refused: (id: string, error: unknown) => void,
-  ): Promise<readonly (StatusRecord | undefined)[]> {
+  ): Promise<readonly StatusAnswer[]> {
     const get = (some: readonly string[]) => this.whileUnavailable(() => this.statuses.get(some));
     try {
       return await get(ids);

@@ -7,7 +7,7 @@ import { UNCLAIMED_DEVICE } from '../domain/ids.js';
 import { type AnnouncedSession, orderBeside } from '../domain/session-order.js';
 import type { InboxRow } from '../stores/inbox-store.js';
 import type { LogRecord, Position } from '../stores/message-log.js';
-import { NOTHING_NEW, type StatusRecord } from '../stores/status-store.js';
+import { DAMAGED, NOTHING_NEW, type StatusRecord } from '../stores/status-store.js';
 import { type Delivery, Device, type Tracked } from './device.js';
 import type { EdgeLink } from './edge-link.js';
 import type { LateResult } from './late-confirmations.js';
@@ -469,7 +469,10 @@ export class Recipient {
     if (!message) return;
     const base = baseRecord(message, record.position);
     if (base) await this.#owner.statuses.accept([base]);
-    const [known] = await this.#owner.statuses.get([message.serverMessageId]);
+    const [found] = await this.#owner.statuses.get([message.serverMessageId]);
+    // Who has it is lost: a device that has is sent it again, and drops it by its id.
+    if (found === DAMAGED && base) await this.#owner.statuses.accept([base]);
+    const known = found === DAMAGED ? base : found;
     if (known && !message.copy && !record.event.redriven && known.position !== record.position) {
       // A second copy of a message that was accepted once: its sender lost the first answer.
       this.#owner.acknowledge(record);
@@ -563,7 +566,7 @@ export class Recipient {
           break;
         }
         const events = readable.map((row) => LogEventWire.decode(row.payload));
-        const known = this.#knows(readable) ? undefined : await this.#statusesOf(events);
+        const known = this.#knows(readable) ? undefined : await this.#statusesOf(readable, events);
         if (device.session !== session) continue;
         const confirmed: Position[] = [];
         readable.forEach((row, i) => {
@@ -617,12 +620,29 @@ export class Recipient {
     return first !== undefined && first.position >= this.#knowsFrom;
   }
 
-  async #statusesOf(events: readonly LogEvent[]): Promise<Map<string, StatusRecord>> {
-    const ids = events.flatMap(({ kind }) => (kind.case === 'message' ? [kind.value.serverMessageId] : []));
+  async #statusesOf(rows: readonly InboxRow[], events: readonly LogEvent[]): Promise<Map<string, StatusRecord>> {
+    const messages = events.map(({ kind }) => (kind.case === 'message' ? kind.value : undefined));
+    const ids = messages.flatMap((message) => message?.serverMessageId ?? []);
     // What cannot be read may have been confirmed: the device is sent it again rather than never.
-    const records = await this.#owner.recordsOf(ids, (_, error) => this.#owner.drainFailed(error));
+    const refused = new Set<string>();
+    const records = await this.#owner.recordsOf(ids, (id, error) => {
+      refused.add(id);
+      this.#owner.drainFailed(error);
+    });
     const known = new Map<string, StatusRecord>();
-    for (const [i, record] of records.entries()) if (record) known.set(ids[i] as string, record);
+    const lost = new Set<string>();
+    for (const [i, record] of records.entries()) {
+      if (record && record !== DAMAGED) known.set(ids[i] as string, record);
+      else if (!refused.has(ids[i] as string)) lost.add(ids[i] as string);
+    }
+    if (lost.size > 0) {
+      // Who has these is lost; the rest of their records is in the messages.
+      const bases = messages.flatMap((message, i) => {
+        const base = lost.has(message?.serverMessageId ?? '') && baseRecord(message, rows[i]?.position ?? '');
+        return base || [];
+      });
+      await this.#owner.whileUnavailable(() => this.#owner.statuses.accept(bases));
+    }
     return known;
   }
 

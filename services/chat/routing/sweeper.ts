@@ -1,7 +1,7 @@
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import type { Logger } from '@chatmesh/mesh';
 import type { InboxStore } from '../stores/inbox-store.js';
-import type { StatusStore } from '../stores/status-store.js';
+import { DAMAGED, type StatusStore } from '../stores/status-store.js';
 import type { Owner } from './owner.js';
 
 const DAY_MS = 24 * 3600 * 1000;
@@ -81,7 +81,8 @@ export class Sweeper {
         // A dead letter's sender has been told already.
         if (kind.case === 'message' && !kind.value.copy && !givenUp) {
           const [record] = await statuses.get([kind.value.serverMessageId]);
-          if (!record?.deliveredAtMs && !record?.failedAtMs)
+          // Of a damaged record nobody can say whether it was delivered to another device: its sender is told nothing.
+          if (record !== DAMAGED && !record?.deliveredAtMs && !record?.failedAtMs)
             await owner.failMessage(kind.value, record && (() => record), 'expired');
         }
         expired.push(position);

@@ -13,7 +13,7 @@ import type { CachedDirectory } from '../routing/directory.js';
 import type { Owner } from '../routing/owner.js';
 import type { InboxStore } from '../stores/inbox-store.js';
 import type { Position } from '../stores/message-log.js';
-import type { StatusStore } from '../stores/status-store.js';
+import { DAMAGED, type StatusStore } from '../stores/status-store.js';
 import { stateOf } from './message-state.js';
 
 interface ExplainDeps {
@@ -32,13 +32,18 @@ const COPY_ROWS = 1_000;
  * What is known of one message. Events go from the log to the inbox to the status record, so they are looked for in this
  * order: one that moves meanwhile is seen at least once.
  *
- * @throws MeshError `not_found` where there is no such message, or the participant has no part in it.
+ * @throws MeshError `not_found` where there is no such message, or the participant has no part in it; `internal` where its
+ * record is damaged.
  */
 export async function explainMessage(
   { owner, directory, inbox, statuses }: ExplainDeps,
   { serverMessageId: id, participantId }: Pick<ExplainMessageRequest, 'serverMessageId' | 'participantId'>,
 ): Promise<MessageInitShape<typeof ExplainMessageResponseSchema>> {
-  const read = async () => (await statuses.get([id]))[0];
+  const read = async () => {
+    const [record] = await statuses.get([id]);
+    if (record === DAMAGED) throw new MeshError('internal', 'the status record of this message is damaged');
+    return record;
+  };
   const first = await read();
   if (!first || (participantId !== '' && ![first.senderId, first.recipientId].includes(participantId)))
     throw new MeshError('not_found', 'there is no such message, or it was expired');

@@ -1,10 +1,20 @@
 import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
-import { ChurnMap, MeshError, type WallClock } from '@chatmesh/mesh';
-import type { LmdbEnvironment, Table } from '@chatmesh/mesh/lmdb';
+import { ChurnMap, type WallClock } from '@chatmesh/mesh';
+import {
+  countOf,
+  DamagedPart,
+  DamagedRow,
+  type LmdbEnvironment,
+  newRow,
+  numberIn,
+  partsOf,
+  rowOfNumber,
+  rowOfParts,
+  type Table,
+} from '@chatmesh/mesh/lmdb';
 import { acceptedAtMs } from '../domain/events.js';
-import { entryOf, payloadsOf, type StoredEntry } from './lmdb-log-entry.js';
-import type { ConsumeOptions, LogConsumer, LogRecord, MessageLog, Position } from './message-log.js';
+import type { ConsumeOptions, DamagedEvent, LogConsumer, LogRecord, MessageLog, Position } from './message-log.js';
 
 /** Keys are spread over this many slots, and slots over consumers. */
 const SLOTS = 256;
@@ -17,6 +27,11 @@ const POSITION_DIGITS = 13;
 const MAX_WARM = 20_000;
 const META_NEXT = 0;
 const META_TIME = 1;
+/** Far more events than this were never accepted in a millisecond since 1970: see {@link nextAfterLoss}. */
+const MAX_EVENTS_PER_MS = 256;
+const BYTES_PER_INDEX = 4;
+/** The key of an event of which nobody knows whose it is. */
+const NOBODY = '';
 const NONE = Number.POSITIVE_INFINITY;
 
 export interface LmdbLogOptions {
@@ -28,8 +43,8 @@ export interface LmdbLogOptions {
 
 /** The events of one group commit, as they were published. */
 interface Events {
-  readonly payloads: Uint8Array[];
-  /** Undefined where they have to be decoded. */
+  readonly payloads: (Uint8Array | DamagedPart)[];
+  /** Undefined where they have to be decoded: only there may some be damaged. */
   readonly events: LogEvent[] | undefined;
   readonly positions: Position[] | undefined;
 }
@@ -69,6 +84,7 @@ interface Slot {
 interface Consumer extends LogConsumer {
   readonly handle: (records: LogRecord[]) => void;
   readonly lost: (tenure: number) => void;
+  readonly damaged: (event: DamagedEvent) => Promise<void>;
   readonly maxUnacknowledged: number;
   outstanding: number;
   /** Handed out and about to be handled. */
@@ -78,6 +94,7 @@ interface Consumer extends LogConsumer {
 /** Events of one group commit on their way to the disk. */
 interface Group extends Events {
   readonly first: number;
+  readonly payloads: Uint8Array[];
   readonly events: LogEvent[];
   readonly positions: Position[];
   done: Promise<void>;
@@ -93,10 +110,11 @@ interface Group extends Events {
  */
 export class LmdbMessageLog implements MessageLog {
   readonly #environment: LmdbEnvironment;
-  readonly #entries: Table<number, StoredEntry>;
-  readonly #acks: Table<number, number[]>;
-  readonly #meta: Table<number, number>;
-  readonly #name: string;
+  /** Under the sequence number of a group's first event: its events, encoded, as parts. */
+  readonly #entries: Table<number>;
+  /** Under the same number: which of the events are acknowledged, as indexes of 4 bytes. */
+  readonly #acks: Table<number>;
+  readonly #meta: Table<number>;
   readonly #recordsTogether: boolean;
   readonly #now: WallClock;
   readonly publishedUntilMs: number;
@@ -142,22 +160,25 @@ export class LmdbMessageLog implements MessageLog {
     { recordsTogether = false, now = Date.now }: LmdbLogOptions,
   ) {
     this.#environment = environment;
-    this.#name = name;
     this.#recordsTogether = recordsTogether;
     this.#now = now;
-    this.#entries = environment.sequence<StoredEntry>(`${name}.entries`);
-    this.#acks = environment.sequence<number[]>(`${name}.acks`);
-    this.#meta = environment.sequence<number>(`${name}.meta`);
-    this.#next = this.#meta.get(META_NEXT) ?? 1;
-    this.publishedUntilMs = this.#meta.get(META_TIME) ?? 0;
+    this.#entries = environment.sequence(`${name}.entries`);
+    this.#acks = environment.sequence(`${name}.acks`);
+    this.#meta = environment.sequence(`${name}.meta`);
+    const isNew = this.#meta.keys({ limit: 1 }).length === 0;
+    this.#next = numberIn(this.#meta.get(META_NEXT)) ?? (isNew ? 1 : nextAfterLoss());
+    this.publishedUntilMs = numberIn(this.#meta.get(META_TIME)) ?? 0;
     this.#repeatsBelow = this.#next;
     this.#handedOut = this.#next;
     this.#durable = this.#next;
     this.#cursor = this.#next;
-    this.#entries.forEach({}, (first, stored) => {
-      this.#payloads(first, stored);
-      const entry = newEntry(first, stored.count);
-      for (const index of this.#acks.get(first) ?? []) {
+    this.#entries.forEach({}, (first, row) => {
+      // The key is damaged: a number that was never given out.
+      if (first >= this.#next) return;
+      const count = row instanceof DamagedRow ? partsOf(first, row)?.length : countOf(row);
+      // Where not even their number is known, the events are lost together, as one.
+      const entry = newEntry(first, count ?? 1);
+      for (const index of count === undefined ? [] : indexesIn(this.#acks.get(first))) {
         entry.records[index] = null;
         entry.open--;
       }
@@ -168,9 +189,8 @@ export class LmdbMessageLog implements MessageLog {
   }
 
   /**
-   * Opens the topic `name` of an environment.
-   *
-   * @throws MeshError `failed_precondition` when an entry is damaged.
+   * Opens the topic `name` of an environment. `recordsTogether` is for a status store in the same environment: what
+   * publishers record then goes out with the group commit of their events.
    */
   static open(environment: LmdbEnvironment, name: string, options: LmdbLogOptions = {}): LmdbMessageLog {
     return new LmdbMessageLog(environment, name, options);
@@ -188,6 +208,13 @@ export class LmdbMessageLog implements MessageLog {
   /** The disk is the only limit, and {@link publish} meets it. */
   takesMessages(): boolean {
     return true;
+  }
+
+  holds(position: Position): boolean {
+    const sequence = Number.parseInt(position, 16);
+    for (const { first, count, records } of this.#live.values())
+      if (sequence >= first && sequence < first + count) return records[sequence - first] !== null;
+    return false;
   }
 
   async publish(events: readonly LogEvent[], record?: (positions: readonly Position[]) => void): Promise<Position[]> {
@@ -214,6 +241,7 @@ export class LmdbMessageLog implements MessageLog {
     const consumer: Consumer = {
       handle,
       lost: options.lost ?? (() => {}),
+      damaged: options.damaged ?? (() => Promise.resolve()),
       maxUnacknowledged: options.maxUnacknowledged,
       outstanding: 0,
       batch: [],
@@ -245,9 +273,9 @@ export class LmdbMessageLog implements MessageLog {
     const group: Group = { first: this.#next, payloads: [], events: [], positions: [], done: Promise.resolve() };
     const write = this.#environment.write(() => {
       this.#group = undefined;
-      this.#entries.put(group.first, entryOf(group.payloads));
-      this.#meta.put(META_NEXT, this.#next);
-      this.#meta.put(META_TIME, this.#now());
+      this.#entries.put(group.first, rowOfParts(group.first, group.payloads));
+      this.#meta.put(META_NEXT, rowOfNumber(this.#next));
+      this.#meta.put(META_TIME, rowOfNumber(this.#now()));
       // What is done with goes with what is new: a group commit of its own would cost as much as one that carries something.
       if (this.#whole.length > 0) this.#removeWhole(write);
     });
@@ -321,8 +349,7 @@ export class LmdbMessageLog implements MessageLog {
     if (this.#cursor !== first) this.#advance(first);
     if (entry.warm) return this.#handOut(entry, this.#cursorIndex, entry.warm);
     if (this.#reading?.first !== first) {
-      const payloads = this.#payloads(first, this.#entries.get(first) as StoredEntry);
-      this.#reading = { first, events: { payloads, events: undefined, positions: undefined } };
+      this.#reading = { first, events: { payloads: this.#read(entry), events: undefined, positions: undefined } };
     }
     return this.#handOut(entry, this.#cursorIndex, this.#reading.events);
   }
@@ -349,9 +376,11 @@ export class LmdbMessageLog implements MessageLog {
     for (let index = from; index < entry.count; index++) {
       if (records[index] !== undefined) continue;
       const sequence = entry.first + index;
-      const payload = payloads[index] as Uint8Array;
-      const event = events?.[index] ?? LogEventWire.decode(payload);
-      const slot = this.#slots[slotOf(event.userId)] as Slot;
+      const found = payloads[index] as Uint8Array | DamagedPart;
+      const damaged = found instanceof DamagedPart;
+      const payload = damaged ? found.bytes : found;
+      const event = events?.[index] ?? (damaged ? LogEventWire.create() : LogEventWire.decode(payload));
+      const slot = this.#slots[slotOf(damaged ? NOBODY : event.userId)] as Slot;
       if (slot.next) {
         slot.waiting = Math.min(slot.waiting, entry.first);
         continue;
@@ -369,9 +398,19 @@ export class LmdbMessageLog implements MessageLog {
       if (sequence >= this.#handedOut) this.#handedOut = sequence + 1;
       slot.owned++;
       consumer.outstanding++;
-      consumer.batch.push(record);
+      if (damaged) this.#lose(record);
+      else consumer.batch.push(record);
     }
     return true;
+  }
+
+  /** Has the consumer deal with an event of which nothing sound is left; until it has, the log keeps it. */
+  #lose(record: Outstanding): void {
+    const { consumer, position, payload } = record;
+    consumer.damaged({ position, bytes: payload }).then(
+      () => this.#acknowledge(consumer, [record]),
+      () => {},
+    );
   }
 
   #deliver(): void {
@@ -504,11 +543,21 @@ export class LmdbMessageLog implements MessageLog {
     this.#dispatchSoon();
   }
 
-  #payloads(first: number, entry: StoredEntry): Uint8Array[] {
-    const payloads = payloadsOf(entry);
-    if (payloads) return payloads;
-    throw new MeshError('failed_precondition', `entry ${first} of the log "${this.#name}" is damaged`);
+  #read({ first, count }: Entry): (Uint8Array | DamagedPart)[] {
+    const row = this.#entries.get(first);
+    const parts = row && partsOf(first, row);
+    if (parts?.length === count) return parts;
+    const bytes = row instanceof DamagedRow ? row.bytes : Buffer.alloc(0);
+    return new Array<DamagedPart>(count).fill(new DamagedPart(bytes));
   }
+}
+
+/**
+ * Where sequence numbers go on when the next one is not known. Rows of inboxes and status records bear them, so that none may
+ * come again, and each has to be greater than all before it: so many events cannot have been accepted so far.
+ */
+function nextAfterLoss(): number {
+  return Date.now() * MAX_EVENTS_PER_MS;
 }
 
 function newEntry(first: number, count: number): Entry {
@@ -517,9 +566,18 @@ function newEntry(first: number, count: number): Entry {
 }
 
 /** Indexes of the events that are acknowledged. */
-function acknowledgedOf({ records }: Entry): number[] {
+function acknowledgedOf({ records, count, open }: Entry): Buffer {
+  const row = newRow((count - open) * BYTES_PER_INDEX);
+  let at = 0;
+  for (const [index, record] of records.entries()) if (record === null) at = row.writeUInt32LE(index, at);
+  return row;
+}
+
+/** What is damaged acknowledges nothing: its events are handed out again, and their status records say who has them. */
+function indexesIn(row: Buffer | DamagedRow | undefined): number[] {
   const indexes: number[] = [];
-  for (const [index, record] of records.entries()) if (record === null) indexes.push(index);
+  if (!row || row instanceof DamagedRow) return indexes;
+  for (let at = 0; at < row.length; at += BYTES_PER_INDEX) indexes.push(row.readUInt32LE(at));
   return indexes;
 }
 

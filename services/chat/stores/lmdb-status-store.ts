@@ -1,8 +1,9 @@
 import { ChurnMap, IdTable, keyOf } from '@chatmesh/mesh';
-import type { LmdbEnvironment, Table } from '@chatmesh/mesh/lmdb';
+import { DamagedRow, type LmdbEnvironment, newRow, numberIn, rowOfNumber, type Table } from '@chatmesh/mesh/lmdb';
+import { rowOfBatch, textOf, versionsIn } from './lmdb-status-batch.js';
 import { idOf, merged, type Row, recordOf, rowOf } from './lmdb-status-row.js';
 import { RecentBatches } from './recent-batches.js';
-import type { StatusRecord, StatusStore, StatusUpdate } from './status-store.js';
+import { DAMAGED, type StatusAnswer, type StatusRecord, type StatusStore, type StatusUpdate } from './status-store.js';
 
 /**
  * So many places of the latest records are kept in memory, some 50 bytes each, before they are merged into the index:
@@ -17,6 +18,8 @@ const MAX_ROWS = 0x10000;
 /** Who looks for one row of a batch that is not at hand reads all of it. */
 const ROWS_PER_BATCH = 64;
 const NOWHERE = -1;
+/** In place of a place that is damaged: of a record that exists, nobody knows where. */
+const UNKNOWN = -2;
 
 const DONE = Promise.resolve();
 
@@ -45,10 +48,10 @@ interface Batch {
  */
 export class LmdbStatusStore implements StatusStore {
   readonly #environment: LmdbEnvironment;
-  /** The rows of a batch, parted by line breaks. */
-  readonly #batches: Table<number, string>;
-  readonly #index: Table<Buffer, Buffer>;
-  readonly #meta: Table<number, number>;
+  /** The rows of a batch, each of them a part that ends with a line break. */
+  readonly #batches: Table<number>;
+  readonly #index: Table<Buffer>;
+  readonly #meta: Table<number>;
   /** Places of the newest versions that the index does not know yet. */
   #recent = new IdTable();
   /** Those that are being merged into the index. */
@@ -60,6 +63,8 @@ export class LmdbStatusStore implements StatusStore {
   #dead: number[] = [];
   /** Ids that the index does not know. */
   readonly #absent = new IdTable();
+  /** Records that were found to be damaged; the next acceptance of the message writes another one. */
+  readonly #damaged = new Set<string>();
   #nextBatch: number;
   #open: Batch | undefined;
   /** Batches on their way to the disk, by number. */
@@ -69,13 +74,16 @@ export class LmdbStatusStore implements StatusStore {
 
   constructor(environment: LmdbEnvironment) {
     this.#environment = environment;
-    this.#batches = environment.sequence<string>('status.batches');
+    this.#batches = environment.sequence('status.batches');
     this.#index = environment.table('status.index');
-    this.#meta = environment.sequence<number>('status.meta');
-    const indexed = this.#meta.get(META_INDEXED) ?? 0;
-    let last = indexed;
-    this.#batches.forEach({ start: indexed + 1 }, (batch, text) => {
-      for (const [index, row] of text.split('\n').entries()) this.#recent.set(idOf(row), batch * MAX_ROWS + index);
+    this.#meta = environment.sequence('status.meta');
+    let last = this.#indexed;
+    this.#batches.forEach({ start: last + 1 }, (batch, stored) => {
+      const from = batch * MAX_ROWS;
+      for (const [index, version] of versionsIn(batch, stored).entries()) {
+        if (typeof version === 'string') this.#recent.set(idOf(version), from + index);
+        else this.#suspect(version.ids, from + index);
+      }
       last = batch;
     });
     this.#nextBatch = last + 1;
@@ -86,16 +94,18 @@ export class LmdbStatusStore implements StatusStore {
     for (const record of records) {
       const id = record.serverMessageId;
       const place = this.#placeOf(id);
-      written.add(place === undefined ? this.#put(id, rowOf(record)) : this.#written(place));
+      const none = place === undefined || this.#damaged.has(id);
+      written.add(none ? this.#put(id, rowOf(record)) : this.#written(place));
     }
     await all(written);
   }
 
-  async get(serverMessageIds: readonly string[]): Promise<(StatusRecord | undefined)[]> {
+  async get(serverMessageIds: readonly string[]): Promise<StatusAnswer[]> {
     return serverMessageIds.map((id) => {
       const place = this.#placeOf(id);
       const row = place === undefined ? undefined : this.#rowAt(place);
-      return row === undefined ? undefined : recordOf(row);
+      if (row === DAMAGED) this.#damaged.add(id);
+      return typeof row === 'string' ? recordOf(row) : row;
     });
   }
 
@@ -105,7 +115,7 @@ export class LmdbStatusStore implements StatusStore {
       const id = update.serverMessageId;
       const place = this.#placeOf(id);
       const found = place === undefined ? undefined : this.#rowAt(place);
-      const row = found ?? (update.base && rowOf(update.base()));
+      const row = typeof found === 'string' ? found : update.base && rowOf(update.base());
       if (row === undefined) continue;
       const newer = merged(row, update);
       written.add(place !== undefined && newer === found ? this.#written(place) : this.#put(id, newer));
@@ -114,18 +124,30 @@ export class LmdbStatusStore implements StatusStore {
   }
 
   async expire(beforeMs: number): Promise<boolean> {
-    const [oldest] = this.#batches.keys({ limit: 1 });
-    if (oldest === undefined) return false;
-    const records = this.#batches.get(oldest)?.split('\n').map(recordOf) ?? [];
-    if (records.some((record) => record.acceptedAtMs >= beforeMs)) return false;
-    const indexed = () => this.#meta.get(META_INDEXED) ?? 0;
-    if (oldest > indexed()) await this.#merge();
-    if (oldest > indexed()) return false;
+    const expired: number[] = [];
+    const ids: string[] = [];
+    // Of a batch without a sound row the age is not known: it goes with the first one of which it is, which is younger.
+    for (let [oldest] = this.#batches.keys({ limit: 1 }); ids.length === 0; ) {
+      if (oldest === undefined) return false;
+      const stored = this.#batches.get(oldest);
+      for (const version of stored ? versionsIn(oldest, stored) : []) {
+        if (typeof version !== 'string') continue;
+        const { acceptedAtMs, serverMessageId } = recordOf(version);
+        if (acceptedAtMs >= beforeMs) return false;
+        ids.push(serverMessageId);
+      }
+      expired.push(oldest);
+      [oldest] = this.#batches.keys({ start: oldest + 1, limit: 1 });
+    }
+    const last = expired.at(-1) as number;
+    if (last > this.#indexed) await this.#merge();
+    if (last > this.#indexed) return false;
     await this.#environment.write(() => {
-      this.#batches.remove(oldest);
-      for (const { serverMessageId } of records) {
-        const place = this.#index.get(keyOf(serverMessageId));
-        if (place && batchOf(decodePlace(place)) === oldest) this.#index.remove(keyOf(serverMessageId));
+      for (const batch of expired) this.#batches.remove(batch);
+      for (const id of ids) {
+        const key = keyOf(id);
+        const place = this.#index.get(key);
+        if (place instanceof Buffer && batchOf(decodePlace(place)) <= last) this.#index.remove(key);
       }
     });
     return true;
@@ -133,6 +155,17 @@ export class LmdbStatusStore implements StatusStore {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#environment.settled();
+  }
+
+  /** The index covers batches up to this one. Where that is damaged it is as if there were no index: all batches are read again. */
+  get #indexed(): number {
+    return numberIn(this.#meta.get(META_INDEXED)) ?? 0;
+  }
+
+  /** Notes that a damaged version may be the only one of a record: its repeat must not be taken for a new message. */
+  #suspect(ids: readonly string[], place: Place): void {
+    for (const id of ids) if (this.#placeOf(id) === undefined) this.#recent.set(id, place);
+    this.#absent.clear();
   }
 
   /** Resolves when the version at a place is durable: it may be on its way on behalf of somebody else. */
@@ -150,22 +183,34 @@ export class LmdbStatusStore implements StatusStore {
     if (recent !== undefined) return recent;
     if (this.#absent.get(id) !== undefined) return undefined;
     const place = this.#index.get(keyOf(id));
-    if (place) return decodePlace(place);
+    if (place) return place instanceof DamagedRow ? UNKNOWN : decodePlace(place);
     if (this.#absent.size >= REMEMBERED_ABSENT) this.#absent.clear();
     this.#absent.set(id, 0);
     return undefined;
   }
 
   /** The row at a place; undefined when it has expired. */
-  #rowAt(place: Place): Row | undefined {
+  #rowAt(place: Place): Row | typeof DAMAGED | undefined {
+    if (place === UNKNOWN) return DAMAGED;
     const batch = batchOf(place);
     const index = place % MAX_ROWS;
     const row = this.#unwritten.get(batch)?.rows[index] ?? this.#atHand.row(batch, index);
     if (row !== undefined) return row;
-    const text = this.#batches.get(batch);
-    if (text === undefined) return undefined;
+    const stored = this.#batches.get(batch);
+    if (stored === undefined) return this.#expired(batch) ? undefined : DAMAGED;
+    if (stored instanceof DamagedRow) {
+      const version = versionsIn(batch, stored)[index];
+      return typeof version === 'string' ? version : DAMAGED;
+    }
+    const text = textOf(stored);
     this.#atHand.put(batch, text);
     return text.split('\n')[index];
+  }
+
+  /** Of a batch that is not there: the oldest ones expire; among the others none is missing that somebody points to. */
+  #expired(batch: number): boolean {
+    const [oldest] = this.#batches.keys({ limit: 1 });
+    return oldest === undefined || batch < oldest;
   }
 
   #put(id: string, row: Row): Promise<void> {
@@ -190,6 +235,7 @@ export class LmdbStatusStore implements StatusStore {
       this.#open = batch = opened;
     }
     this.#absent.delete(id);
+    this.#damaged.delete(id);
     batch.replaced.push(this.#recentPlaceOf(id) ?? NOWHERE);
     this.#recent.set(id, batch.number * MAX_ROWS + batch.rows.length);
     batch.rows.push(row);
@@ -200,7 +246,7 @@ export class LmdbStatusStore implements StatusStore {
   #store(batch: Batch): void {
     if (this.#open === batch) this.#open = undefined;
     batch.text = batch.rows.join('\n');
-    this.#batches.put(batch.number, batch.text);
+    this.#batches.put(batch.number, rowOfBatch(batch.number, batch.rows, batch.text));
     // What is dead goes with what is new: a group commit of its own would cost as much as one that carries something.
     for (const number of this.#dead) this.#batches.remove(number);
     batch.removed = this.#dead;
@@ -271,7 +317,7 @@ export class LmdbStatusStore implements StatusStore {
           }
         });
       }
-      await this.#environment.write(() => this.#meta.put(META_INDEXED, through));
+      await this.#environment.write(() => this.#meta.put(META_INDEXED, rowOfNumber(through)));
       for (const batch of this.#liveIn.keys()) if (batch <= through) this.#liveIn.delete(batch);
     } catch {
       // The disk refused: what was not indexed goes back to memory and is merged with the next ones.
@@ -288,7 +334,7 @@ function batchOf(place: Place): number {
 }
 
 function encodePlace(place: Place): Buffer {
-  const bytes = Buffer.allocUnsafe(8);
+  const bytes = newRow(8);
   bytes.writeUIntBE(batchOf(place), 0, 6);
   bytes.writeUInt16BE(place % MAX_ROWS, 6);
   return bytes;

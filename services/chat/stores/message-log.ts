@@ -20,6 +20,13 @@ export interface LogRecord {
   readonly tenure: number;
 }
 
+/** An event of which what is stored is damaged. Nobody knows for certain what it was, or whose. */
+export interface DamagedEvent {
+  readonly position: Position;
+  /** What stands in its place. */
+  readonly bytes: Uint8Array;
+}
+
 /** How a consumer takes part. */
 export interface ConsumeOptions {
   /** So many records are out at a time at the most; the rest waits on the log. */
@@ -29,6 +36,8 @@ export interface ConsumeOptions {
    * one, or handed out again, and acknowledging it has no effect.
    */
   readonly lost?: (tenure: number) => void;
+  /** Called with an event that is damaged, in place of handing it out; the log forgets it when the promise resolves. */
+  readonly damaged?: (event: DamagedEvent) => Promise<void>;
 }
 
 /** A member of the group of consumers that share the log. */
@@ -89,4 +98,6 @@ export interface MessageLog extends AsyncDisposable {
    * published all the same: receipts and confirmations are what empties it.
    */
   takesMessages(userId: string): boolean;
+  /** Whether the log certainly has an event that it will hand out, or has handed out, and that nobody has acknowledged. */
+  holds(position: Position): boolean;
 }

@@ -110,6 +110,11 @@ export class PulsarMessageLog implements MessageLog {
     return this.#refusing === undefined && this.#partitions.every(({ producer }) => producer.connected);
   }
 
+  /** Never certain: what this consumer has is with it, and the rest with the broker. */
+  holds(): boolean {
+    return false;
+  }
+
   takesMessages(userId: string): boolean {
     return this.#full.size === 0 || !this.#full.has(this.#partitionOf(userId));
   }

@@ -63,13 +63,19 @@ export function earliest(a: number, b: number): number {
   return a === 0 || (b !== 0 && b < a) ? b : a;
 }
 
+/** In place of a record that exists and cannot be read. */
+export const DAMAGED = Symbol('a damaged status record');
+
+/** What a store has of a message; undefined when the message is unknown. */
+export type StatusAnswer = StatusRecord | typeof DAMAGED | undefined;
+
 /** One record for each accepted message. All writes are durable when their promise resolves. */
 export interface StatusStore extends AsyncDisposable {
-  /** Records acceptances; a message that has a record keeps it. @throws MeshError `unavailable` */
+  /** Records acceptances; a message that has a record keeps it, one whose record was found to be damaged gets this one. @throws MeshError `unavailable` */
   accept(records: readonly StatusRecord[]): Promise<void>;
-  /** The records of messages, in the order asked; undefined for unknown ones. Sees every write whose promise resolved. */
-  get(serverMessageIds: readonly string[]): Promise<(StatusRecord | undefined)[]>;
-  /** Merges updates: the earliest time of each kind stays, with its code. Updates of unknown messages without a `base` are ignored. @throws MeshError `unavailable` */
+  /** The records of messages, in the order asked. Sees every write whose promise resolved. */
+  get(serverMessageIds: readonly string[]): Promise<StatusAnswer[]>;
+  /** Merges updates: the earliest time of each kind stays, with its code. Updates without a `base` of messages that are unknown, or whose record is damaged, are ignored. @throws MeshError `unavailable` */
   update(updates: readonly StatusUpdate[]): Promise<void>;
   /** Drops records accepted before `beforeMs`, some at a time; true when there may be more. */
   expire(beforeMs: number): Promise<boolean>;

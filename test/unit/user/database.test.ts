@@ -1,7 +1,17 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -9,6 +19,7 @@ import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
 import { type Client, createClient, createLogger } from '@chatmesh/mesh';
 import { PgliteEngine, SqlUserStore } from '@chatmesh/user';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
+import { sql } from 'kysely';
 import { repeats } from '../../long.js';
 import type { Told } from './user-process.js';
 
@@ -142,5 +153,32 @@ describe('a database', () => {
     const wal = join(dataDir, 'database', 'pg_wal');
     for (const name of readdirSync(wal)) rmSync(join(wal, name), { recursive: true });
     await expect(open()).rejects.toMatchObject(refused);
+  });
+});
+
+describe('a page of the database that is damaged on the disk', () => {
+  test('is told by its checksum: a read of it fails, and gives no altered data', async () => {
+    const directory = join(dataDir, 'database');
+    const name = 'A name that is easily found';
+    {
+      await using engine = await PgliteEngine.open(directory, logger);
+      await sql`create table people (name text)`.execute(engine.db);
+      await sql`insert into people values (${name})`.execute(engine.db);
+      await sql`checkpoint`.execute(engine.db);
+    }
+    let altered = 0;
+    for (const entry of readdirSync(directory, { recursive: true, withFileTypes: true })) {
+      const file = join(entry.parentPath, entry.name);
+      if (!entry.isFile() || !file.includes('/base/')) continue;
+      const bytes = readFileSync(file);
+      const at = bytes.indexOf(name);
+      if (at < 0) continue;
+      bytes[at] = (bytes[at] as number) ^ 1;
+      writeFileSync(file, bytes);
+      altered++;
+    }
+    expect(altered).toBe(1);
+    await using engine = await PgliteEngine.open(directory, logger);
+    await expect(sql`select name from people`.execute(engine.db)).rejects.toMatchObject({ kind: 'unavailable' });
   });
 });
