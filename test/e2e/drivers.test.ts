@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
-import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { freePorts } from '#engines';
 import { WireClient } from '../client.js';
 import { MeshProcess, type ServiceName, TestMesh, type TestUser } from '../mesh.js';
@@ -27,10 +27,10 @@ const POSTGRES = { DATABASE_URL: 'postgres://127.0.0.1:9/chatmesh' };
 describe('the drivers of real engines', () => {
   let dataDir: string;
 
-  beforeAll(() => {
+  beforeEach(() => {
     dataDir = mkdtempSync(join(tmpdir(), 'chatmesh-drivers-'));
   });
-  afterAll(() => rmSync(dataDir, { recursive: true, force: true }));
+  afterEach(() => rmSync(dataDir, { recursive: true, force: true }));
 
   test('are not needed by a mesh on embedded stores', async () => {
     await using mesh = await TestMesh.start({ env: without(...DRIVERS) });
