@@ -23,6 +23,10 @@ import { type BytesMethod, bytesMethod, CHANNEL_OPTIONS, decode, encode, statusO
 
 /** For servers without long calls: how long a process that has come may wait for its share of the calls, milliseconds. */
 export const CONNECTION_AGE_MS = 300_000;
+/** For a request that is no stream to be whole, milliseconds. */
+const REQUEST_MS = 20_000;
+/** Calls open at once on one connection; a client that has more makes them wait. */
+const MAX_STREAMS = 1_000;
 /** How long connections get to take leave after the last call has ended, milliseconds. */
 const GOODBYE_MS = 250;
 const DURATION_BUCKETS_S = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
@@ -45,6 +49,8 @@ export interface GrpcServerOptions {
    * under way is finished. By default they stay.
    */
   readonly maxConnectionAgeMs?: number;
+  /** For a request that is no stream to be whole, milliseconds. */
+  readonly requestMs?: number;
 }
 
 /**
@@ -60,6 +66,8 @@ export class GrpcServer {
   readonly #defaultDeadlineMs: number | undefined;
   readonly #health = new Health();
   readonly #reflection = new Reflection();
+  /** Paths of methods that take a stream of requests, which may go on for ever. */
+  readonly #streams = new Set<string>();
   /** Calls of the services that were added. */
   readonly #calls = new Set<ServedCall>();
   /** Calls of health and reflection: a shutdown waits for nobody who only watches. */
@@ -73,9 +81,13 @@ export class GrpcServer {
     const { maxConnectionAgeMs } = options;
     this.#server = new Server({
       ...CHANNEL_OPTIONS,
+      'grpc.max_concurrent_streams': MAX_STREAMS,
       ...(maxConnectionAgeMs !== undefined && { 'grpc.max_connection_age_ms': maxConnectionAgeMs }),
     });
-    this.#bound = widenWindows(this.#server);
+    this.#bound = widenWindows(this.#server, {
+      isStream: (path) => this.#streams.has(path),
+      requestMs: options.requestMs ?? REQUEST_MS,
+    });
     this.#logger = options.logger.child({ server: options.name });
     this.#tls = options.tls;
     this.#defaultDeadlineMs = options.defaultDeadlineMs;
@@ -160,7 +172,9 @@ export class GrpcServer {
     for (const method of service.methods) {
       const handler = handlers[method.localName];
       if (!handler) throw new Error(`no handler for ${service.typeName}/${method.name}`);
-      definition[method.localName] = bytesMethod(method);
+      const wire = bytesMethod(method);
+      if (wire.requestStream) this.#streams.add(wire.path);
+      definition[method.localName] = wire;
       implementation[method.localName] = this.#serve(method, handler.bind(handlers), calls);
     }
     this.#server.addService(definition, implementation as never);

@@ -28,16 +28,22 @@ const unimplemented = () => {
 
 /** A real server on a free port with the handlers that a test brings, and clients of it. */
 export async function world(
-  handlers: Partial<Sessions> & Partial<Pick<Chat, 'receive'>> & { route?: Route; defaultDeadlineMs?: number } = {},
+  handlers: Partial<Sessions> &
+    Partial<Pick<Chat, 'receive'>> & {
+      route?: Route;
+      defaultDeadlineMs?: number;
+      requestMs?: number;
+    } = {},
 ): Promise<World> {
   const { logger, lines } = memoryLogger();
   const metrics = new Metrics({ processMetrics: false });
-  const { defaultDeadlineMs } = handlers;
+  const { defaultDeadlineMs, requestMs } = handlers;
   const server = new GrpcServer({
     name: 'test',
     logger,
     metrics,
     ...(defaultDeadlineMs !== undefined && { defaultDeadlineMs }),
+    ...(requestMs !== undefined && { requestMs }),
   })
     .add(SessionService, {
       report: handlers.report ?? unimplemented,
