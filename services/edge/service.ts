@@ -4,6 +4,7 @@ import { Admission } from './auth/admission.js';
 import { TokenVerifier } from './auth/token-verifier.js';
 import type { EdgeConfig } from './config.js';
 import { Listeners } from './http/listeners.js';
+import { PATIENCE, type Patience } from './http/patience.js';
 import { WebSocketEndpoint } from './http/websocket.js';
 import { exposeEdge, rpcMetrics } from './metrics.js';
 import { PresenceReporter } from './routing/presence-reporter.js';
@@ -12,6 +13,7 @@ import { SessionTable } from './sessions/session-table.js';
 /** What a test may replace. */
 export interface EdgeOverrides {
   readonly now: () => number;
+  readonly patience: Partial<Patience>;
 }
 
 /** Where clients connect: holds sockets and no truth. */
@@ -62,7 +64,10 @@ export class EdgeService implements Service {
       sessions: this.sessions,
       now,
       websocket,
-      interceptor: rpcMetrics(metrics),
+      metrics: rpcMetrics(metrics),
+      patience: { ...PATIENCE, ...overrides.patience },
+      ready: () => this.ready,
+      logger,
     });
     exposeEdge(metrics, { sessions: this.sessions, websocket, listeners: this.#listeners });
   }

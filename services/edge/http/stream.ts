@@ -11,6 +11,7 @@ import type { ClientSink } from '../sessions/session.js';
 
 /** A window of events and the answers to what the client may have unanswered fit in several times over. */
 const MAX_QUEUED_FRAMES = 4_096;
+const CLOSE_TIMEOUT_MS = 2_000;
 
 type FrameInit = MessageInitShape<typeof ServerFrameSchema>['frame'];
 
@@ -19,10 +20,13 @@ export class StreamSink implements ClientSink {
   readonly #deviceId: string;
   readonly #box = new Mailbox<ServerFrame>({ capacity: MAX_QUEUED_FRAMES });
   #paused: { readonly promise: Promise<void>; readonly resolve: () => void } | undefined;
+  readonly #terminate: () => void;
   #bytes = 0;
 
-  constructor(deviceId: string) {
+  /** @param terminate ends the stream, whether its client takes anything or not. */
+  constructor(deviceId: string, terminate: () => void) {
     this.#deviceId = deviceId;
+    this.#terminate = terminate;
   }
 
   get bufferedBytes(): number {
@@ -85,6 +89,8 @@ export class StreamSink implements ClientSink {
   close(code: number, reason: string): void {
     this.pause(false);
     this.#box.close(new MeshError(streamErrorKind(code), reason));
+    // A client that does not take the end must not keep its stream.
+    setTimeout(this.#terminate, CLOSE_TIMEOUT_MS).unref();
   }
 
   pause(paused: boolean): void {
