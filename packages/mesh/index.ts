@@ -10,6 +10,8 @@ export * from './errors.js';
 export * from './grpc/addresses.js';
 export * from './grpc/bidi.js';
 export * from './grpc/client.js';
+export { Health, HealthService } from './grpc/health.js';
+export { REFLECTION_SERVICES, Reflection, type ReflectionRequest } from './grpc/reflection.js';
 export * from './grpc/server.js';
 export { MeshTls, readTls, TLS_VARIABLES, type TlsFiles } from './grpc/tls.js';
 export type { CallContext, CallOptions, Client, ServiceImpl } from './grpc/types.js';

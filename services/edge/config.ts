@@ -12,6 +12,8 @@ export interface EdgeConfig {
   readonly presenceAddress: string;
   /** 0 is off. */
   readonly maxConnectionsPerUser: number;
+  /** 0 is off. */
+  readonly maxConnectionsPerAddress: number;
   readonly auth: AuthConfig;
 }
 
@@ -35,6 +37,7 @@ export function readConfig(env: EnvReader): EdgeConfig {
     userAddress: env.address('USER_ADDRESS', addressToCall(mesh, env.port('USER_PORT', 7002))),
     presenceAddress: env.address('PRESENCE_ADDRESS', addressToCall(mesh, env.port('PRESENCE_PORT', 7003))),
     maxConnectionsPerUser: env.int('MAX_CONNECTIONS_PER_USER', 10, { min: 0, max: 10_000 }),
+    maxConnectionsPerAddress: env.int('MAX_CONNECTIONS_PER_ADDRESS', 0, { min: 0, max: 1_000_000 }),
     auth: {
       jwksUrl: env.url('AUTH_JWKS_URL'),
       issuer: env.optional('AUTH_ISSUER'),

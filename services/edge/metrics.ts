@@ -1,4 +1,5 @@
-import { type Metrics, toMeshError } from '@chatmesh/mesh';
+import type { DescMethod } from '@bufbuild/protobuf';
+import { type MeshError, type Metrics, toMeshError } from '@chatmesh/mesh';
 import { Code, ConnectError, type Interceptor } from '@connectrpc/connect';
 import type { Listeners } from './http/listeners.js';
 import type { WebSocketEndpoint } from './http/websocket.js';
@@ -30,6 +31,13 @@ export function exposeEdge(metrics: Metrics, { sessions, websocket, listeners }:
   );
   metrics.gauge({ name: 'chatmesh_connections', help: 'Open connections to the ports of this edge.' }, () =>
     listeners.connections(),
+  );
+  metrics.counter(
+    {
+      name: 'chatmesh_connections_refused_total',
+      help: 'Connections closed as soon as they came, because their address had as many as it may have.',
+    },
+    () => listeners.refusedConnections,
   );
   metrics.gauge(
     { name: 'chatmesh_upgrades_pending', help: 'Upgrades whose token is being checked.' },
@@ -93,8 +101,15 @@ export function exposeEdge(metrics: Metrics, { sessions, websocket, listeners }:
   );
 }
 
+export interface RpcMetrics {
+  /** Sees every call that reaches its handler. */
+  readonly interceptor: Interceptor;
+  /** To be told of the others. */
+  readonly refused: (method: DescMethod, error: MeshError) => void;
+}
+
 /** Rate, errors and duration of the public calls; of streams only how many were opened, and how that went. */
-export function rpcMetrics(metrics: Metrics): Interceptor {
+export function rpcMetrics(metrics: Metrics): RpcMetrics {
   const requests = metrics.counter({
     name: 'chatmesh_edge_requests_total',
     help: 'Calls of the public services by how they ended; a stream counts when it is open.',
@@ -106,7 +121,7 @@ export function rpcMetrics(metrics: Metrics): Interceptor {
     labelNames: ['service', 'method'],
     buckets: BUCKETS_S,
   });
-  return (next) => async (request) => {
+  const interceptor: Interceptor = (next) => async (request) => {
     const startedAtMs = performance.now();
     const labels = { service: request.service.typeName, method: request.method.name };
     let code = 'ok';
@@ -120,6 +135,9 @@ export function rpcMetrics(metrics: Metrics): Interceptor {
       if (!request.stream) seconds.labels(labels).observe((performance.now() - startedAtMs) / 1000);
     }
   };
+  const refused = ({ parent, name }: DescMethod, { kind }: MeshError) =>
+    requests.inc({ service: parent.typeName, method: name, code: kind });
+  return { interceptor, refused };
 }
 
 /** InvalidArgument as invalid_argument. */

@@ -1,3 +1,4 @@
+import type { DescMethod, DescService } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import {
   AcknowledgeRequestSchema,
@@ -15,13 +16,34 @@ import { GroupService } from '@chatmesh/gen/user/v1/group';
 import { KeyService } from '@chatmesh/gen/user/v1/key';
 import { SettingsService } from '@chatmesh/gen/user/v1/settings';
 import { UserService } from '@chatmesh/gen/user/v1/user';
-import { connectCode, MeshError, toMeshError, validate } from '@chatmesh/mesh';
+import { MeshError, toMeshError, validate } from '@chatmesh/mesh';
 import { ConnectError, type ConnectRouter, type HandlerContext } from '@connectrpc/connect';
 import type { Admission } from './auth/admission.js';
-import type { TokenVerifier, VerifiedToken } from './auth/token-verifier.js';
+import type { TokenVerifier } from './auth/token-verifier.js';
+import { CALLER, TERMINATE } from './http/calls.js';
+import { connectError } from './http/connect-error.js';
 import { actionOf, StreamSink, sendActionOf } from './http/stream.js';
 import type { Session } from './sessions/session.js';
 import { refusalError, type SessionTable, submitOf } from './sessions/session-table.js';
+
+/** Their methods answer `unimplemented`, whoever asks, until the services behind them arrive. */
+const TO_COME = [
+  AuthService,
+  UserService,
+  ContactService,
+  SettingsService,
+  GroupService,
+  KeyService,
+  PresenceService,
+] as const;
+
+/** What clients may call. */
+export const PUBLIC_SERVICES: readonly DescService[] = [ChatService, ...TO_COME];
+
+/** Whether only a caller with a token may call a method. */
+export function needsToken(method: DescMethod): boolean {
+  return method.parent.typeName === ChatService.typeName;
+}
 
 export interface RpcDeps {
   readonly admission: Admission;
@@ -31,7 +53,7 @@ export interface RpcDeps {
 
 /** The public services over Connect, gRPC and gRPC-Web. */
 export function routes(router: ConnectRouter, deps: RpcDeps): void {
-  const { admission, sessions } = deps;
+  const { sessions } = deps;
 
   router.service(ChatService, {
     async *connect(requests, context) {
@@ -50,7 +72,7 @@ export function routes(router: ConnectRouter, deps: RpcDeps): void {
 
     send: unary(async (request, context) => {
       validate(SendRequestSchema, request);
-      const caller = await admission.admit(bearerOf(context));
+      const caller = context.values.get(CALLER);
       const action = sendActionOf(request.message as NonNullable<typeof request.message>);
       if (action.senderId !== caller.userId)
         throw new MeshError('permission_denied', 'sender_id is not the user of the token');
@@ -76,7 +98,7 @@ export function routes(router: ConnectRouter, deps: RpcDeps): void {
       validate(AcknowledgeRequestSchema, request);
       if (request.receipts.length === 0 && request.eventIds.length === 0)
         throw new MeshError('invalid_argument', 'nothing to acknowledge');
-      const { userId, deviceId } = await admission.admit(bearerOf(context));
+      const { userId, deviceId } = context.values.get(CALLER);
       const { receipts, eventIds } = request;
       const { notFound } = await sessions.routers.call(userId, (chat) =>
         chat.confirm({ userId, deviceId, receipts, eventIds }),
@@ -86,7 +108,7 @@ export function routes(router: ConnectRouter, deps: RpcDeps): void {
 
     getStatus: unary(async (request, context) => {
       validate(GetStatusRequestSchema, request);
-      const { userId } = await admission.admit(bearerOf(context));
+      const { userId } = context.values.get(CALLER);
       const { serverMessageIds } = request;
       const { states } = await sessions.routers.call(userId, (chat) =>
         chat.getMessageStatus({ senderId: userId, serverMessageIds }),
@@ -95,24 +117,13 @@ export function routes(router: ConnectRouter, deps: RpcDeps): void {
     }),
   });
 
-  // Their methods answer `unimplemented` until the services behind them arrive.
-  for (const service of [
-    AuthService,
-    UserService,
-    ContactService,
-    SettingsService,
-    GroupService,
-    KeyService,
-    PresenceService,
-  ]) {
-    router.service(service as typeof UserService, {});
-  }
+  for (const service of TO_COME) router.service(service as typeof UserService, {});
 }
 
 async function open(deps: RpcDeps, context: HandlerContext): Promise<{ session: Session; sink: StreamSink }> {
   try {
-    const identity: VerifiedToken = await deps.admission.admitConnection(bearerOf(context), deps.sessions);
-    const sink = new StreamSink(identity.deviceId);
+    const identity = await deps.admission.admitSession(context.values.get(CALLER), deps.sessions);
+    const sink = new StreamSink(identity.deviceId, context.values.get(TERMINATE));
     return { session: deps.sessions.open(identity, sink), sink };
   } catch (error) {
     throw connectError(error);
@@ -171,16 +182,4 @@ function unary<I, O>(
       throw connectError(error);
     }
   };
-}
-
-function bearerOf(context: HandlerContext): string {
-  const token = /^Bearer ([^\s]+)$/i.exec(context.requestHeader.get('authorization') ?? '')?.[1];
-  if (token === undefined) throw new MeshError('unauthenticated', 'a token is required: Authorization: Bearer <JWT>');
-  return token;
-}
-
-function connectError(error: unknown): ConnectError {
-  const mesh = toMeshError(error);
-  const metadata = mesh.retryAfterMs === undefined ? {} : { 'retry-after-ms': String(mesh.retryAfterMs) };
-  return new ConnectError(mesh.message, connectCode(mesh.kind), metadata);
 }

@@ -4,6 +4,7 @@ import { Admission } from './auth/admission.js';
 import { TokenVerifier } from './auth/token-verifier.js';
 import type { EdgeConfig } from './config.js';
 import { Listeners } from './http/listeners.js';
+import { PATIENCE, type Patience } from './http/patience.js';
 import { WebSocketEndpoint } from './http/websocket.js';
 import { exposeEdge, rpcMetrics } from './metrics.js';
 import { PresenceReporter } from './routing/presence-reporter.js';
@@ -16,6 +17,7 @@ export interface EdgeOverrides {
   readonly keyRefreshMs: number;
   /** How often the sessions' wheel turns: pings, silence, expired tokens. */
   readonly turnMs: number;
+  readonly patience: Partial<Patience>;
 }
 
 /** Where clients connect: holds sockets and no truth. */
@@ -74,7 +76,10 @@ export class EdgeService implements Service {
       verifier,
       sessions: this.sessions,
       websocket,
-      interceptor: rpcMetrics(metrics),
+      metrics: rpcMetrics(metrics),
+      patience: { ...PATIENCE, ...overrides.patience },
+      ready: () => this.ready,
+      logger,
     });
     exposeEdge(metrics, { sessions: this.sessions, websocket, listeners: this.#listeners });
   }

@@ -26,7 +26,8 @@ export function field(
   options: { repeated?: boolean; isEnum?: boolean; inOneof?: boolean } = {},
 ): FieldInit {
   const { REPEATED, OPTIONAL } = FieldDescriptorProto_Label;
-  const base = { name, number, label: options.repeated ? REPEATED : OPTIONAL };
+  const jsonName = name.replace(/_(.)/g, (_, letter: string) => letter.toUpperCase());
+  const base = { name, jsonName, number, label: options.repeated ? REPEATED : OPTIONAL };
   const scalar = SCALARS[type];
   const typed =
     scalar === undefined

@@ -59,6 +59,7 @@ export class Health {
   }
 
   setServing(serving: boolean): void {
+    if (serving === this.#serving) return;
     this.#serving = serving;
     for (const wake of this.#watchers) wake();
   }
@@ -71,7 +72,8 @@ export class Health {
       return { status: this.#status(service) };
     },
 
-    watch: (request: unknown, ctx: CallContext) => this.#watch((request as { service: string }).service, ctx.signal),
+    watch: (request: unknown, ctx: Pick<CallContext, 'signal'>) =>
+      this.#watch((request as { service: string }).service, ctx.signal),
   };
 
   async *#watch(service: string, signal: AbortSignal): AsyncGenerator<{ status: number }> {

@@ -20,7 +20,8 @@ type Question =
   | { case: 'fileContainingExtension'; value: { containingType: string; extensionNumber: number } }
   | { case: undefined };
 
-type Request = Message & { host: string; messageRequest: Question };
+/** A question of a tool, as decoded. */
+export type ReflectionRequest = Message & { host: string; messageRequest: Question };
 
 /** Describes services to tools such as grpcurl, from the descriptors in the generated code. */
 export class Reflection {
@@ -36,16 +37,20 @@ export class Reflection {
 
   /** For each of {@link REFLECTION_SERVICES}. */
   readonly handlers = {
-    serverReflectionInfo: (call: BidiCall<Request, Record<string, unknown>>) => {
+    serverReflectionInfo: (call: BidiCall<ReflectionRequest, Record<string, unknown>>) => {
       call.onDrain(() => call.resume());
       call.onMessage((request) => {
-        const answer = { validHost: request.host, originalRequest: request, messageResponse: this.#answer(request) };
-        if (!call.write(answer)) call.pause();
+        if (!call.write(this.answer(request))) call.pause();
       });
     },
   };
 
-  #answer({ messageRequest: question }: Request): { case: string; value: unknown } {
+  /** The answer to one question, errors included. */
+  answer(request: ReflectionRequest): Record<string, unknown> {
+    return { validHost: request.host, originalRequest: request, messageResponse: this.#answer(request) };
+  }
+
+  #answer({ messageRequest: question }: ReflectionRequest): { case: string; value: unknown } {
     try {
       switch (question.case) {
         case 'listServices':

@@ -25,6 +25,10 @@ import { type BytesMethod, bytesMethod, CHANNEL_OPTIONS, decode, encode, statusO
 
 /** For servers without long calls: how long a process that has come may wait for its share of the calls, milliseconds. */
 export const CONNECTION_AGE_MS = 300_000;
+/** For a request that is no stream to be whole, milliseconds. */
+const REQUEST_MS = 20_000;
+/** Calls open at once on one connection; a client that has more makes them wait. */
+const MAX_STREAMS = 1_000;
 /** How long connections get to take leave after the last call has ended, milliseconds. */
 const GOODBYE_MS = 250;
 const HANDLERS_MS = 2_000;
@@ -50,6 +54,8 @@ export interface GrpcServerOptions {
   readonly maxConnectionAgeMs?: number;
   /** How long a close waits for handlers whose calls it has ended, milliseconds. */
   readonly handlersMs?: number;
+  /** For a request that is no stream to be whole, milliseconds. */
+  readonly requestMs?: number;
 }
 
 /**
@@ -65,6 +71,8 @@ export class GrpcServer {
   readonly #defaultDeadlineMs: number | undefined;
   readonly #health = new Health();
   readonly #reflection = new Reflection();
+  /** Paths of methods that take a stream of requests, which may go on for ever. */
+  readonly #streams = new Set<string>();
   /** Calls of the services that were added. */
   readonly #calls = new Set<ServedCall>();
   /** Calls of health and reflection: a shutdown waits for nobody who only watches. */
@@ -83,9 +91,13 @@ export class GrpcServer {
     const { maxConnectionAgeMs } = options;
     this.#server = new Server({
       ...CHANNEL_OPTIONS,
+      'grpc.max_concurrent_streams': MAX_STREAMS,
       ...(maxConnectionAgeMs !== undefined && { 'grpc.max_connection_age_ms': maxConnectionAgeMs }),
     });
-    this.#bound = widenWindows(this.#server);
+    this.#bound = widenWindows(this.#server, {
+      isStream: (path) => this.#streams.has(path),
+      requestMs: options.requestMs ?? REQUEST_MS,
+    });
     this.#logger = options.logger.child({ server: options.name });
     this.#tls = options.tls;
     this.#defaultDeadlineMs = options.defaultDeadlineMs;
@@ -180,7 +192,9 @@ export class GrpcServer {
     for (const method of service.methods) {
       const handler = handlers[method.localName];
       if (!handler) throw new Error(`no handler for ${service.typeName}/${method.name}`);
-      definition[method.localName] = bytesMethod(method);
+      const wire = bytesMethod(method);
+      if (wire.requestStream) this.#streams.add(wire.path);
+      definition[method.localName] = wire;
       implementation[method.localName] = this.#serve(method, handler.bind(handlers), calls);
     }
     this.#server.addService(definition, implementation as never);

@@ -84,7 +84,12 @@ export class Admission {
    */
   async admitConnection(token: string, sessions: SessionTable): Promise<VerifiedToken> {
     if (sessions.draining) throw new MeshError('unavailable', 'draining, connect elsewhere');
-    const verified = await this.admit(token);
+    return this.admitSession(await this.admit(token), sessions);
+  }
+
+  /** {@link admitConnection}, for a token that has been admitted. */
+  async admitSession(verified: VerifiedToken, sessions: SessionTable): Promise<VerifiedToken> {
+    if (sessions.draining) throw new MeshError('unavailable', 'draining, connect elsewhere');
     const max = this.#maxConnectionsPerUser;
     if (max > 0) {
       const devices = new Set(await this.#devicesElsewhere(verified.userId));

@@ -3,6 +3,7 @@ import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import { type MessagePayload, MessagePayloadSchema } from '@chatmesh/gen/chat/v1/log';
 import { MessagePayloadWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { MeshError } from '@chatmesh/mesh';
+import { isRfc3339 } from './rfc3339.js';
 
 /** What a client asks for in one frame, parsed and checked: nothing behind it checks the form again. */
 export type ClientAction =
@@ -29,7 +30,6 @@ const MAX_KEY_ID_LENGTH = 64;
 const MAX_SEALED_KEY_BYTES = 1024;
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
-const RFC3339 = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})$/;
 const BASE64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/;
 
 /** Whether `value` is a UUID in lower-case text. */
@@ -62,15 +62,14 @@ export function parseFrame(text: string): ClientAction {
   if (typeof frame !== 'object' || frame === null || Array.isArray(frame))
     throw invalid('the frame is not a JSON object');
   const fields = frame as Record<string, unknown>;
-  if (fields.content !== undefined || fields.sealed !== undefined) return parseSend(fields);
-  if (fields.status !== undefined) return parseReceipt(fields);
-  if (fields.ack !== undefined)
+  if (given(fields.content) || given(fields.sealed)) return parseSend(fields);
+  if (given(fields.status)) return parseReceipt(fields);
+  if (given(fields.ack))
     return { kind: 'confirm', status: MessageStatus.UNSPECIFIED, ids: ids(fields.ack, 'ack', MAX_IDS) };
-  if (fields.auth !== undefined) return parseAuth(fields.auth);
-  if (fields.presence !== undefined) return parsePresence(fields.presence);
-  if (fields.typing !== undefined) return parseTyping(fields.typing);
-  if (fields.client_message_id !== undefined || fields.receiver_id !== undefined)
-    throw invalid('content or sealed is missing');
+  if (given(fields.auth)) return parseAuth(fields.auth);
+  if (given(fields.presence)) return parsePresence(fields.presence);
+  if (given(fields.typing)) return parseTyping(fields.typing);
+  if (given(fields.client_message_id) || given(fields.receiver_id)) throw invalid('content or sealed is missing');
   throw invalid('the frame is none of send, receipt, ack, auth, presence, typing');
 }
 
@@ -100,15 +99,13 @@ function parseSend(fields: Record<string, unknown>): ClientAction {
   } = fields;
   if (!isUuid(senderId)) throw invalid('sender_id must be a UUID in lower-case text');
   if (!isUuid(clientMessageId)) throw invalid('client_message_id must be a UUID in lower-case text');
-  if ((receiverId === undefined) === (groupId === undefined))
-    throw invalid('exactly one of receiver_id and group_id must be given');
-  if (receiverId !== undefined && !isUuid(receiverId)) throw invalid('receiver_id must be a UUID in lower-case text');
-  if (groupId !== undefined && !isUuid(groupId)) throw invalid('group_id must be a UUID in lower-case text');
-  if (fields.content !== undefined && fields.sealed !== undefined)
-    throw invalid('exactly one of content and sealed must be given');
+  if (given(receiverId) === given(groupId)) throw invalid('exactly one of receiver_id and group_id must be given');
+  if (given(receiverId) && !isUuid(receiverId)) throw invalid('receiver_id must be a UUID in lower-case text');
+  if (given(groupId) && !isUuid(groupId)) throw invalid('group_id must be a UUID in lower-case text');
+  if (given(fields.content) && given(fields.sealed)) throw invalid('exactly one of content and sealed must be given');
   checkTimestamp(fields.timestamp);
   let payload: MessagePayload['payload'];
-  if (fields.content !== undefined) {
+  if (given(fields.content)) {
     if (typeof fields.content !== 'string') throw invalid('content must be text');
     checkContent(fields.content);
     payload = { case: 'content', value: fields.content };
@@ -116,7 +113,7 @@ function parseSend(fields: Record<string, unknown>): ClientAction {
   return {
     kind: 'send',
     senderId,
-    receiverId: receiverId ?? '',
+    receiverId: (receiverId as string | undefined) ?? '',
     groupId: (groupId as string | undefined) ?? '',
     clientMessageId,
     payload: encodePayload(payload),
@@ -144,9 +141,9 @@ function parseReceipt(fields: Record<string, unknown>): ClientAction {
   if (status === undefined) throw invalid('status must be delivered or read');
   checkTimestamp(fields.timestamp);
   const { server_message_id: one, server_message_ids: many } = fields;
-  if ((one === undefined) === (many === undefined))
+  if (given(one) === given(many))
     throw invalid('exactly one of server_message_id and server_message_ids must be given');
-  if (many !== undefined) return { kind: 'confirm', status, ids: ids(many, 'server_message_ids', MAX_IDS) };
+  if (given(many)) return { kind: 'confirm', status, ids: ids(many, 'server_message_ids', MAX_IDS) };
   if (!isUuid(one)) throw invalid('server_message_id must be a UUID in lower-case text');
   return { kind: 'confirm', status, ids: [one] };
 }
@@ -159,15 +156,15 @@ function parseAuth(value: unknown): ClientAction {
 
 function parsePresence(value: unknown): ClientAction {
   const { subscribe, unsubscribe } = object(value, 'presence');
-  if (subscribe !== undefined) ids(subscribe, 'presence.subscribe', MAX_PRESENCE_IDS);
-  if (unsubscribe !== undefined) ids(unsubscribe, 'presence.unsubscribe', MAX_PRESENCE_IDS);
+  if (given(subscribe)) ids(subscribe, 'presence.subscribe', MAX_PRESENCE_IDS);
+  if (given(unsubscribe)) ids(unsubscribe, 'presence.unsubscribe', MAX_PRESENCE_IDS);
   return { kind: 'presence' };
 }
 
 function parseTyping(value: unknown): ClientAction {
   const typing = object(value, 'typing');
-  const target = typing.receiver_id ?? typing.group_id;
-  if ((typing.receiver_id === undefined) === (typing.group_id === undefined) || !isUuid(target)) {
+  const { receiver_id: receiverId, group_id: groupId } = typing;
+  if (given(receiverId) === given(groupId) || !isUuid(receiverId ?? groupId)) {
     throw invalid('typing needs exactly one of receiver_id and group_id');
   }
   if (typeof typing.active !== 'boolean') throw invalid('typing.active must be true or false');
@@ -194,9 +191,13 @@ function base64(value: unknown, name: string, maxBytes: number): Uint8Array {
 }
 
 function checkTimestamp(value: unknown): void {
-  if (value === undefined) return;
-  if (typeof value !== 'string' || !RFC3339.test(value) || Number.isNaN(Date.parse(value)))
-    throw invalid('timestamp must be an RFC 3339 time');
+  if (!given(value)) return;
+  if (typeof value !== 'string' || !isRfc3339(value)) throw invalid('timestamp must be an RFC 3339 time');
+}
+
+/** A field that is absent and one that is `null` are the same. */
+function given(value: unknown): boolean {
+  return value !== undefined && value !== null;
 }
 
 function invalid(message: string): MeshError {

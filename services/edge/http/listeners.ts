@@ -5,55 +5,135 @@ import {
   createSecureServer,
   type Http2SecureServer,
   type Http2Server,
-  type Http2ServerRequest,
-  type Http2ServerResponse,
 } from 'node:http2';
 import { createServer as createTlsServer } from 'node:https';
-import type { AddressInfo, Server as NetServer } from 'node:net';
-import { MeshError, PortInUseError } from '@chatmesh/mesh';
-import { cors as connectCors, type Interceptor } from '@connectrpc/connect';
-import { connectNodeAdapter } from '@connectrpc/connect-node';
+import type { AddressInfo, Server as NetServer, Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import { type Logger, MeshError, PortInUseError } from '@chatmesh/mesh';
+import { cors as connectCors } from '@connectrpc/connect';
 import type { EdgeConfig } from '../config.js';
-import { type RpcDeps, routes } from '../rpc.js';
+import type { RpcMetrics } from '../metrics.js';
+import { needsToken, PUBLIC_SERVICES, type RpcDeps, routes } from '../rpc.js';
+import { type Request, serveCalls, terminate } from './calls.js';
+import { ConnectionLimit } from './connection-limit.js';
+import { Discovery } from './discovery.js';
+import { HalfOpenStreams } from './half-open-streams.js';
+import { endAnswered, watchConnection } from './http2-connection.js';
+import { ignoreUpgrade, wantsWebSocket } from './ignored-upgrade.js';
 import { page } from './page.js';
-import { errorBody, pathOf, type WebSocketEndpoint } from './websocket.js';
+import type { Patience } from './patience.js';
+import { isCall, type Response, refuse, refuseCall } from './refusals.js';
+import { pathOf, type WebSocketEndpoint } from './websocket.js';
 
-/** Largest unary request; a sealed group send is the largest frame. */
-const MAX_MESSAGE_BYTES = 512 * 1024;
-const HEADERS_TIMEOUT_MS = 10_000;
+/** Of one request, names and values together; a token has at most half of it. */
+const MAX_HEADER_BYTES = 16 * 1024;
+/** Open at once on one HTTP/2 connection, some 20 KB each; RFC 9113 asks for no fewer than 100. */
+const MAX_STREAMS = 256;
+/** How often Node looks for requests that are late, milliseconds. */
+const CHECK_EVERY_MS = 2_500;
+/** How long an HTTP/2 client may go on sending when it has its answer, milliseconds. */
+const AFTER_ANSWER_MS = 1_000;
+/**
+ * After so much silence the kernel asks whether the peer is still there (ten times, every second), milliseconds. Sockets that are pinged every
+ * 25 s never come to that.
+ */
+const KEEP_ALIVE_MS = 30_000;
+const CALL_PATH = /^\/[\w.]+\/\w+$/;
+const STATUS_TEXTS: Readonly<Record<string, string>> = {
+  ERR_HTTP_REQUEST_TIMEOUT: '408 Request Timeout',
+  HPE_HEADER_OVERFLOW: '431 Request Header Fields Too Large',
+};
 
-type Request = IncomingMessage | Http2ServerRequest;
-type Response = ServerResponse | Http2ServerResponse;
+export interface ListenersDeps extends RpcDeps {
+  readonly websocket: WebSocketEndpoint;
+  readonly metrics: RpcMetrics;
+  readonly patience: Patience;
+  /** Whether clients can be served. */
+  readonly ready: () => boolean;
+  readonly logger: Logger;
+}
 
 /** The edge's two ports: HTTP/1.1 with WebSockets and the page, and HTTP/2. Both carry the public services. */
 export class Listeners {
   readonly #config: EdgeConfig;
+  readonly #websocket: WebSocketEndpoint;
   readonly #http1: Server;
   readonly #http2: Http2Server | Http2SecureServer;
+  readonly #limit: ConnectionLimit;
+  readonly #halfOpen: HalfOpenStreams;
+  readonly #discovery: Discovery;
+  /** Connections that Node was made to begin anew: they have been counted. */
+  readonly #begunAnew = new WeakSet<Duplex>();
+  /** The last answer of an HTTP/1.1 connection. */
+  readonly #lastAnswer = new WeakMap<Duplex, Response>();
 
-  constructor(config: EdgeConfig, deps: RpcDeps & { websocket: WebSocketEndpoint; interceptor: Interceptor }) {
+  constructor(config: EdgeConfig, deps: ListenersDeps) {
+    const { patience, logger, metrics } = deps;
     this.#config = config;
-    const tls = tlsOf(config);
-    const handler = connectNodeAdapter({
-      routes: (router) => routes(router, deps),
-      fallback: (request, response) => fallback(request, response as Response),
-      readMaxBytes: MAX_MESSAGE_BYTES,
-      interceptors: [deps.interceptor],
+    this.#websocket = deps.websocket;
+    this.#limit = new ConnectionLimit(config.maxConnectionsPerAddress);
+    this.#halfOpen = new HalfOpenStreams({ patience, logger });
+    this.#discovery = new Discovery(deps.ready, PUBLIC_SERVICES);
+    const calls = serveCalls({
+      routes: (router) => {
+        routes(router, deps);
+        this.#discovery.routes(router);
+      },
+      interceptor: metrics.interceptor,
+      needsToken,
+      admit: (token) => deps.admission.admit(token),
+      requestMs: patience.requestMs,
+      onRefused: metrics.refused,
+      onStream: (response) => {
+        // From now on not silence ends it, but what is not acknowledged.
+        response.socket?.setTimeout(0);
+        this.#halfOpen.watch(response);
+      },
+      logger,
     });
     const serve = (request: Request, response: Response) => {
-      if (allowOrigins(request, response)) return;
-      handler(request, response);
+      if (request.httpVersionMajor === 1) this.#lastAnswer.set(request.socket, response);
+      try {
+        if (!allowOrigins(request, response) && !calls(request, response)) fallback(request, response);
+      } catch (error) {
+        // Whatever a request has, it ends no more than itself.
+        logger.error({ err: error }, 'a request could not be answered');
+        terminate(request);
+      }
     };
-    const limits = { headersTimeout: HEADERS_TIMEOUT_MS, requestTimeout: 0, keepAliveTimeout: 60_000 };
-    this.#http1 = tls ? createTlsServer({ ...limits, ...tls }, serve) : createServer(limits, serve);
-    this.#http1.on('upgrade', (request, socket, head) => deps.websocket.upgrade(request, socket, head));
-    this.#http1.on('clientError', (_error, socket) => {
-      if (socket.writable) socket.end('HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n');
-      else socket.destroy();
-    });
-    this.#http2 = tls ? createSecureServer(tls, serve) : createH2Server(serve);
+    const tls = tlsOf(config);
+    const sockets = { keepAlive: true, keepAliveInitialDelay: KEEP_ALIVE_MS, noDelay: true };
+    const checkEveryMs = Math.min(CHECK_EVERY_MS, patience.headersMs);
+    const limits = {
+      maxHeaderSize: MAX_HEADER_BYTES,
+      headersTimeout: patience.headersMs,
+      // Behind the time-out of a call, which is answered in the call's own protocol.
+      requestTimeout: patience.requestMs + checkEveryMs,
+      keepAliveTimeout: patience.idleMs,
+      connectionsCheckingInterval: checkEveryMs,
+    };
+    const handshake = { handshakeTimeout: patience.headersMs };
+    this.#http1 = tls
+      ? createTlsServer({ ...limits, ...sockets, ...handshake, ...tls }, serve)
+      : createServer({ ...limits, ...sockets }, serve);
+    const settings = { maxConcurrentStreams: MAX_STREAMS, maxHeaderListSize: MAX_HEADER_BYTES };
+    this.#http2 = tls
+      ? createSecureServer({ ...sockets, ...handshake, ...tls, settings }, serve)
+      : createH2Server({ ...sockets, settings }, serve);
+    // With TLS the second port speaks HTTP/1.1 as well.
+    if (tls) Object.assign(this.#http2, limits);
+    this.#http1.timeout = patience.idleMs;
+    this.#http1.on('upgrade', (request, socket, head) => this.#upgrade(request, socket, head));
+    for (const server of [this.#http1, this.#http2]) {
+      server.on('connection', (socket: Socket) => this.#begunAnew.has(socket) || this.#limit.admit(socket));
+      server.on('clientError', badRequest);
+    }
     this.#http2.on('sessionError', () => {});
-    this.#http2.on('session', (session) => session.on('error', () => {}));
+    this.#http2.on('session', (session) => {
+      session.on('error', () => {});
+      watchConnection(session, patience);
+      endAnswered(session, AFTER_ANSWER_MS);
+    });
   }
 
   get port(): number {
@@ -73,6 +153,11 @@ export class Listeners {
     return one + two;
   }
 
+  /** Connections that were refused because their address had too many. */
+  get refusedConnections(): number {
+    return this.#limit.refused;
+  }
+
   /** Binds both ports. @throws PortInUseError naming variable and port. */
   async listen(): Promise<void> {
     await bind(this.#http1, this.#config.host, this.#config.port, 'EDGE_PORT');
@@ -85,7 +170,27 @@ export class Listeners {
       (server) => new Promise<void>((resolve) => server.close(() => resolve())),
     );
     this.#http1.closeAllConnections();
+    this.#halfOpen.close();
+    this.#discovery.close();
     await Promise.race([Promise.all(closed), new Promise((resolve) => setTimeout(resolve, 500).unref())]);
+  }
+
+  #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+    const last = this.#lastAnswer.get(socket);
+    if (last && !last.closed) {
+      // What was asked before is answered before.
+      const onError = () => socket.destroy();
+      socket.on('error', onError);
+      last.once('close', () => {
+        socket.removeListener('error', onError);
+        if (!socket.destroyed) this.#upgrade(request, socket, head);
+      });
+    } else if (wantsWebSocket(request)) {
+      this.#websocket.upgrade(request, socket, head);
+    } else {
+      this.#begunAnew.add(socket);
+      ignoreUpgrade(this.#http1, 'encrypted' in socket ? 'secureConnection' : 'connection', request, socket, head);
+    }
   }
 }
 
@@ -103,9 +208,15 @@ function allowOrigins(request: Request, response: Response): boolean {
   return true;
 }
 
-/** What is no RPC: the page, the WebSocket's path without an upgrade, and nothing else. */
+/** What is for no method: the page, the WebSocket's path without an upgrade, calls that nobody answers, and nothing else. */
 function fallback(request: Request, response: Response): void {
   const path = pathOf(request);
+  const contentType = request.headers['content-type'];
+  if (request.method === 'POST' && isCall(contentType) && CALL_PATH.test(path)) {
+    // In Connect's own protocol a method that is not there is 404, as any path.
+    refuseCall(response, contentType, new MeshError('unimplemented', 'no such service or method'), 404);
+    return;
+  }
   if (path === '/connect') {
     refuse(response, 426, new MeshError('failed_precondition', 'this is a WebSocket: upgrade the connection'));
     return;
@@ -120,11 +231,16 @@ function fallback(request: Request, response: Response): void {
   (response as ServerResponse).end(request.method === 'HEAD' ? undefined : file.body);
 }
 
-function refuse(response: Response, status: number, error: MeshError): void {
-  response.statusCode = status;
-  response.setHeader('content-type', 'application/json');
-  if (status === 426) response.setHeader('upgrade', 'websocket');
-  (response as ServerResponse).end(errorBody(error));
+/**
+ * What is no HTTP, or not in time. A client that does not end its side must not keep the socket, and one that has not finished its TLS
+ * handshake cannot be answered.
+ */
+function badRequest({ code = '' }: Error & { code?: string }, socket: Duplex): void {
+  const understood = code.startsWith('HPE_') || code === 'ERR_HTTP_REQUEST_TIMEOUT';
+  const status = STATUS_TEXTS[code] ?? '400 Bad Request';
+  if (socket.writable && understood)
+    socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\n\r\n`, () => socket.destroy());
+  else socket.destroy();
 }
 
 function tlsOf({ tlsCert, tlsKey }: EdgeConfig): { cert: Buffer; key: Buffer; allowHTTP1: boolean } | undefined {

@@ -13,6 +13,7 @@ import type { ClientSink } from '../sessions/session.js';
 const FRAME_BYTES = 256;
 /** More than a client may be owed before it is closed: the bytes are what counts. */
 const MAX_QUEUED_FRAMES = 128 * 1024;
+const CLOSE_TIMEOUT_MS = 2_000;
 
 type FrameInit = MessageInitShape<typeof ServerFrameSchema>['frame'];
 
@@ -21,10 +22,13 @@ export class StreamSink implements ClientSink {
   readonly #deviceId: string;
   readonly #box = new Mailbox<ServerFrame>({ capacity: MAX_QUEUED_FRAMES });
   #paused: { readonly promise: Promise<void>; readonly resolve: () => void } | undefined;
+  readonly #terminate: () => void;
   #bytes = 0;
 
-  constructor(deviceId: string) {
+  /** @param terminate ends the stream, whether its client takes anything or not. */
+  constructor(deviceId: string, terminate: () => void) {
     this.#deviceId = deviceId;
+    this.#terminate = terminate;
   }
 
   get bufferedBytes(): number {
@@ -92,6 +96,8 @@ export class StreamSink implements ClientSink {
   close(code: number, reason: string): void {
     this.pause(false);
     this.#box.close(new MeshError(streamErrorKind(code), reason));
+    // A client that does not take the end must not keep its stream.
+    setTimeout(this.#terminate, CLOSE_TIMEOUT_MS).unref();
   }
 
   pause(paused: boolean): void {

@@ -13,6 +13,7 @@ import { TextFrames } from '../domain/text-frames.js';
 import type { ClientSink, Session } from '../sessions/session.js';
 import type { SessionTable } from '../sessions/session-table.js';
 
+const ABSOLUTE = /^https?:\/\/[^/?#]*/i;
 const PROTOCOL = 'chatmesh.v1';
 /** Offered besides the protocol by a client that cannot see pings, as browsers cannot. */
 const HEARTBEAT_PROTOCOL = 'chatmesh.v1.heartbeat';
@@ -273,11 +274,12 @@ function protocolsOf(request: IncomingMessage): string[] {
   return (request.headers['sec-websocket-protocol'] ?? '').split(',').map((name) => name.trim());
 }
 
-/** The path without query. */
+/** The path without query, also of a target in absolute form (RFC 9112, section 3.2.2). */
 export function pathOf(request: { url?: string | undefined }): string {
   const url = request.url ?? '/';
-  const query = url.indexOf('?');
-  return query < 0 ? url : url.slice(0, query);
+  const from = ABSOLUTE.exec(url)?.[0].length ?? 0;
+  const query = url.indexOf('?', from);
+  return url.slice(from, query < 0 ? undefined : query) || '/';
 }
 
 /** The body of an HTTP error. */

@@ -330,3 +330,64 @@ describe('the ends of a connection', () => {
     client.close();
   });
 });
+
+describe('a request that is never finished', () => {
+  const paths = {
+    unary: '/presence.v1.SessionService/ListSessions',
+    'a stream of answers': '/chat.v1.ChatService/Receive',
+    'not served': '/no.such.Service/Method',
+  };
+
+  test.each(Object.entries(paths))('%s: ends', async (_, path) => {
+    w = await world({ requestMs: 200 });
+    const session = connect(`http://${w.address}`);
+    const stream = session.request({
+      ':method': 'POST',
+      ':path': path,
+      'content-type': 'application/grpc',
+      te: 'trailers',
+    });
+    stream.on('error', () => {}).resume();
+    let closed = false;
+    stream.on('close', () => {
+      closed = true;
+    });
+    stream.write(Buffer.from([0, 0]));
+    await until(() => closed);
+    session.destroy();
+  });
+
+  test('a stream in both directions goes on, and there are no more than 1,000 on a connection', async () => {
+    let closed = false;
+    w = await world({
+      requestMs: 100,
+      route: (call) =>
+        new Promise((resolve) => {
+          call.onClose(() => {
+            closed = true;
+            resolve();
+          });
+        }),
+    });
+    const session = connect(`http://${w.address}`);
+    await once(session, 'remoteSettings');
+    expect(session.remoteSettings.maxConcurrentStreams).toBe(1_000);
+    const path = '/chat.v1.RouterService/Route';
+    const stream = session.request({
+      ':method': 'POST',
+      ':path': path,
+      'content-type': 'application/grpc',
+      te: 'trailers',
+    });
+    stream.on('error', () => {});
+    stream.resume();
+    // Another one, begun later and no stream, ends first.
+    const other = session.request({ ':method': 'POST', ':path': paths.unary, 'content-type': 'application/grpc' });
+    other.on('error', () => {}).resume();
+    await until(() => other.closed);
+    expect(closed).toBe(false);
+    stream.close();
+    await until(() => closed);
+    session.destroy();
+  });
+});

@@ -33,17 +33,19 @@ export async function world(
       route?: Route;
       defaultDeadlineMs?: number;
       handlersMs?: number;
+      requestMs?: number;
     } = {},
 ): Promise<World> {
   const { logger, lines } = memoryLogger();
   const metrics = new Metrics({ processMetrics: false });
-  const { defaultDeadlineMs, handlersMs = 100 } = handlers;
+  const { defaultDeadlineMs, handlersMs = 100, requestMs } = handlers;
   const server = new GrpcServer({
     name: 'test',
     logger,
     metrics,
     handlersMs,
     ...(defaultDeadlineMs !== undefined && { defaultDeadlineMs }),
+    ...(requestMs !== undefined && { requestMs }),
   })
     .add(SessionService, {
       report: handlers.report ?? unimplemented,
