@@ -46,7 +46,10 @@ export class WireClient {
         });
         response.on('end', () =>
           reject(
-            Object.assign(new Error(`refused with ${response.statusCode}`), { status: response.statusCode, body }),
+            Object.assign(new Error(`refused with ${response.statusCode}: ${body}`), {
+              status: response.statusCode,
+              body,
+            }),
           ),
         );
       });

@@ -87,9 +87,10 @@ export class DamagedRouter implements AsyncDisposable {
     this.#confirming = confirm;
     const opened = Array.from({ length: USERS }, (_, i) => ({
       session: i + 1,
+      order: 0n,
+      ageMs: 0,
       userId: userOf(i),
       deviceId: deviceOf(i),
-      reopened: false,
     }));
     this.#say({ openedSessions: opened as unknown as RouteRequest['openedSessions'] });
     await until(() => this.#caughtUp.size === USERS, {

@@ -88,9 +88,12 @@ describe('of two sessions of a device at two edges the newer one stays', () => {
     for (const close of closing.reverse()) await close();
   });
 
-  afterEach(() => {
+  afterEach(async () => {
+    // An edge that is told of its end knows that a connection is another one.
+    await Promise.all([cutOff(first), cutOff(second)]);
     first.wire.mend();
     second.wire.mend();
+    await routed(first, second);
   });
 
   const connect = ({ edge }: WiredEdge, user: TestUser) =>

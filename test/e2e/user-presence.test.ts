@@ -20,8 +20,9 @@ import {
   type ErrorKind,
   MeshError,
   Metrics,
+  type MonotonicClock,
 } from '@chatmesh/mesh';
-import { PresenceService } from '@chatmesh/presence';
+import { MemoryPresenceStore, PresenceService } from '@chatmesh/presence';
 import { PgliteEngine, SqlUserStore, UserService, type UserStore } from '@chatmesh/user';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { createLocalJWKSet, decodeProtectedHeader, jwtVerify } from 'jose';
@@ -282,13 +283,14 @@ describe('the user service', () => {
 
 describe('the presence service', () => {
   const leaseMs = 15_000;
-  let nowMs = Date.now();
+  let passedMs = 0;
   let service: PresenceService;
   let sessions: Client<typeof SessionService>;
 
   beforeAll(async () => {
     const deps = { logger, metrics: new Metrics({ processMetrics: false }) };
-    service = await PresenceService.create({ host, port: 0 }, deps, { now: () => nowMs });
+    const store = new MemoryPresenceStore({ now: Date.now, monotonicMs: (() => passedMs) as MonotonicClock });
+    service = await PresenceService.create({ host, port: 0 }, deps, { store });
     closing.push(() => service[Symbol.asyncDispose]());
     await service.start();
     sessions = clientOf(SessionService, service.port);
@@ -303,7 +305,7 @@ describe('the presence service', () => {
     });
     const userIds = [session.userId.toUpperCase(), randomUUID()];
     expect((await sessions.listSessions({ userIds })).sessions).toMatchObject([{ session, edgeId }]);
-    nowMs += leaseMs;
+    passedMs += leaseMs;
     expect((await sessions.listSessions({ userIds })).sessions).toEqual([]);
     expect(await sessions.report({ edgeId, leaseMs })).toMatchObject({ unknownEdge: true });
   });

@@ -292,7 +292,7 @@ export class Owner {
    */
   async confirm(link: EdgeLink, confirmations: readonly Confirmation[]): Promise<void> {
     const late: Promise<void>[] = [];
-    for (const { session, status, ids } of confirmations) {
+    for (const { session, status, ids, frameSizes } of confirmations) {
       const device = link.sessions.get(session);
       if (!device) continue;
       const confirmer = { userId: device.recipient.userId, deviceId: device.id, status, refused: undefined };
@@ -304,7 +304,7 @@ export class Owner {
       if (!waiting) continue;
       late.push(
         waiting.then(({ unknown, refused, error }) => {
-          if (unknown.length > 0) link.refuse(session, [...unknown]);
+          if (unknown.length > 0) for (const bad of unknownByFrame(ids, frameSizes, unknown)) link.refuse(session, bad);
           return refused.length > 0 ? this.#confirmLater(confirmer, refused, error) : undefined;
         }),
       );
@@ -767,4 +767,17 @@ export class Owner {
     delivery.row = 'written';
     recipient.stored(delivery);
   }
+}
+
+/** What is unknown of the ids of each of a client's frames, for those frames that have something unknown. */
+function unknownByFrame(ids: readonly string[], sizes: readonly number[], unknown: readonly string[]): string[][] {
+  const isUnknown = new Set(unknown);
+  const frames: string[][] = [];
+  let from = 0;
+  for (const size of sizes.length > 0 ? sizes : [ids.length]) {
+    const bad = [...new Set(ids.slice(from, from + size))].filter((id) => isUnknown.has(id));
+    if (bad.length > 0) frames.push(bad);
+    from += size;
+  }
+  return frames;
 }

@@ -43,6 +43,8 @@ export interface UntakenConfirmation {
   readonly session: Session;
   readonly status: MessageStatus;
   readonly ids: string[];
+  /** How many of the ids came with each of the client's frames; undefined for one frame. */
+  frameSizes?: number[];
 }
 
 /** One as it is kept for seconds: its ids are one text, parted by commas, that the garbage collector copies as a whole. */
@@ -208,8 +210,11 @@ export class RouterStream {
     if (status !== MessageStatus.UNSPECIFIED) outgoing.messages += ids.length;
     if (outgoing.messages >= MANY) this.#out.soon();
     const last = outgoing.confirmations.at(-1);
-    if (last && last.session === session && last.status === status) last.ids.push(...ids);
-    else outgoing.confirmations.push({ session, status, ids: [...ids] });
+    if (last && last.session === session && last.status === status) {
+      last.frameSizes ??= [last.ids.length];
+      last.frameSizes.push(ids.length);
+      last.ids.push(...ids);
+    } else outgoing.confirmations.push({ session, status, ids: [...ids] });
   }
 
   /** Takes back what these sessions confirmed and the router has not reported to be durable: it is another router's affair now. */
@@ -317,11 +322,12 @@ export class RouterStream {
   }
 }
 
-function wireOf({ session, status, ids }: UntakenConfirmation): Confirmation {
+function wireOf({ session, status, ids, frameSizes }: UntakenConfirmation): Confirmation {
   const confirmation = ConfirmationWire.create();
   confirmation.session = session.number;
   confirmation.status = status;
   confirmation.ids = ids;
+  if (frameSizes) confirmation.frameSizes = frameSizes;
   return confirmation;
 }
 

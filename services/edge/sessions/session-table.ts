@@ -193,11 +193,13 @@ export class SessionTable implements RouterListener {
     switch (action.kind) {
       case 'send':
         session.refused = session.unfounded = 0;
+        session.rows++;
         this.counts.sends++;
         this.#send(session, action);
         return;
       case 'confirm':
         session.refused = 0;
+        session.rows++;
         this.counts.confirmations++;
         this.#confirm(session, action.status, action.ids);
         return;
@@ -336,13 +338,12 @@ export class SessionTable implements RouterListener {
     stream.open(session);
   }
 
-  /** Frames that came together are refused together: as many as are needed for so many ids. */
+  /** A frame confirmed what was not sent to the user. */
   #refuseConfirmation(session: Session, serverMessageIds: readonly string[]): void {
     const named = serverMessageIds.slice(0, MAX_IDS).join(', ');
     const more = serverMessageIds.length > MAX_IDS ? ` and ${serverMessageIds.length - MAX_IDS} more` : '';
     this.#tellError(session, new MeshError('not_found', `not sent to this user: ${named}${more}`), '');
-    session.unfounded += Math.ceil(serverMessageIds.length / MAX_IDS);
-    this.#count(session, session.unfounded);
+    this.#count(session, ++session.unfounded);
   }
 
   /** A router has lost sessions to another one. */
@@ -457,6 +458,7 @@ export class SessionTable implements RouterListener {
       }
       this.#inflow.answered(session);
       this.onAnswered((monotonicMs() - sentAtMs) / 1000);
+      session.unfounded = 0;
       if (session.closed) return;
       if (result instanceof MeshError) session.sink.error(result, clientMessageId);
       else if (result.refusal) session.sink.error(refusalError(result.refusal), clientMessageId);
@@ -529,6 +531,7 @@ export class SessionTable implements RouterListener {
       return;
     }
     session.renewing = true;
+    const row = session.rows;
     try {
       const identity = await this.#deps.checkToken(token);
       if (identity.userId !== session.userId || identity.deviceId !== session.deviceId) {
@@ -539,12 +542,11 @@ export class SessionTable implements RouterListener {
       session.signedBy = identity.signedBy;
       if (!session.closed) this.#sessions.look(session, this.#deps.now());
     } catch (error) {
-      if (!session.closed)
-        this.refuse(
-          session,
-          error instanceof MeshError ? error : new MeshError('unauthenticated', 'the token is not valid'),
-          '',
-        );
+      const refusal = error instanceof MeshError ? error : new MeshError('unauthenticated', 'the token is not valid');
+      if (session.closed) return;
+      if (session.rows === row) this.refuse(session, refusal, '');
+      // Better frames have come meanwhile.
+      else this.#tellError(session, refusal, '');
     } finally {
       session.renewing = false;
     }

@@ -79,11 +79,12 @@ export class Session {
   paused = false;
   /** Not read because this edge has too much in flight. */
   held = false;
-  /** Bad frames in a row. */
+  /** Bad frames in a row, and how many such rows have ended. */
   refused = 0;
+  rows = 0;
   /**
    * Confirmations in a row of what was not sent to the user. Apart from the others, because a router tells it later, when
-   * what came next has been taken already. The row ends with a message from the client, or an event for it.
+   * what came next has been taken already. The row ends with a message from the client, the answer to one, or an event for it.
    */
   unfounded = 0;
   /** A token is being checked. */

@@ -270,6 +270,7 @@ export function newConfirmation(): Confirmation {
     session: 0,
     status: 0,
     ids: [],
+    frameSizes: [],
   };
 }
 
@@ -282,6 +283,11 @@ export function writeConfirmation(w: WireWriter, m: Confirmation): void {
   }
   for (const one of m.ids) {
     w.string(26, one);
+  }
+  if (m.frameSizes.length > 0) {
+    const start = w.open(34);
+    for (const one of m.frameSizes) w.packedUint32(one);
+    w.close(start);
   }
 }
 
@@ -298,6 +304,15 @@ export function readConfirmation(r: WireReader, end: number, m: Confirmation): C
       case 26:
         m.ids.push(r.string());
         break;
+      case 32:
+        m.frameSizes.push(r.uint32());
+        break;
+      case 34: {
+        const last = r.end();
+        while (r.position < last) m.frameSizes.push(r.uint32());
+        r.done(last);
+        break;
+      }
       default:
         r.skip(tag);
     }
