@@ -46,17 +46,18 @@ export class IdTable {
   /** The number of an id; undefined when the table does not have it. */
   get(id: string): number | undefined {
     if (this.#size === 0) return undefined;
-    const value = this.#values[this.#slotOf(word0(id), word1(id), word2(id), word3(id))] as number;
+    const value = this.#values[this.#slotOfText(id)] as number;
     return value === EMPTY ? undefined : value;
   }
 
   set(id: string, value: number): void {
-    this.#put(word0(id), word1(id), word2(id), word3(id), value);
+    readWords(id);
+    this.#put(WORDS[0] as number, WORDS[1] as number, WORDS[2] as number, WORDS[3] as number, value);
   }
 
   delete(id: string): void {
     if (this.#size === 0) return;
-    let hole = this.#slotOf(word0(id), word1(id), word2(id), word3(id));
+    let hole = this.#slotOfText(id);
     if (this.#values[hole] === EMPTY) return;
     this.#size--;
     // Entries behind the hole that were pushed over it move back, so that no walk ends too early.
@@ -117,6 +118,11 @@ export class IdTable {
     const slot = this.#slotOf(key.readUInt32BE(0), key.readUInt32BE(4), key.readUInt32BE(8), key.readUInt32BE(12));
     const value = this.#values[slot] as number;
     return value === EMPTY ? undefined : value;
+  }
+
+  #slotOfText(id: string): number {
+    readWords(id);
+    return this.#slotOf(WORDS[0] as number, WORDS[1] as number, WORDS[2] as number, WORDS[3] as number);
   }
 
   #put(a: number, b: number, c: number, d: number, value: number): void {
@@ -190,30 +196,24 @@ function count(counts: Uint32Array, index: number, more: number): number {
 
 /** A UUID as its 16 bytes. */
 export function keyOf(id: string): Buffer {
+  readWords(id);
   const key = Buffer.allocUnsafe(16);
-  key.writeUInt32BE(word0(id), 0);
-  key.writeUInt32BE(word1(id), 4);
-  key.writeUInt32BE(word2(id), 8);
-  key.writeUInt32BE(word3(id), 12);
+  for (let word = 0; word < 4; word++) key.writeUInt32BE(WORDS[word] as number, 4 * word);
   return key;
 }
 
-// The four words of a UUID as text, 8-4-4-4-12 digits.
+/** The four words of the UUID that was read last: the same one is looked for in several tables, one after the other. */
+const WORDS = new Uint32Array(4);
+let lastRead = '';
 
-function word0(id: string): number {
-  return ((half(id, 0) << 16) | half(id, 4)) >>> 0;
-}
-
-function word1(id: string): number {
-  return ((half(id, 9) << 16) | half(id, 14)) >>> 0;
-}
-
-function word2(id: string): number {
-  return ((half(id, 19) << 16) | half(id, 24)) >>> 0;
-}
-
-function word3(id: string): number {
-  return ((half(id, 28) << 16) | half(id, 32)) >>> 0;
+/** Reads a UUID as text, 8-4-4-4-12 digits. */
+function readWords(id: string): void {
+  if (id === lastRead) return;
+  WORDS[0] = (half(id, 0) << 16) | half(id, 4);
+  WORDS[1] = (half(id, 9) << 16) | half(id, 14);
+  WORDS[2] = (half(id, 19) << 16) | half(id, 24);
+  WORDS[3] = (half(id, 28) << 16) | half(id, 32);
+  lastRead = id;
 }
 
 /** Four hexadecimal digits. */
