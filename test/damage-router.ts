@@ -41,6 +41,7 @@ export class DamagedRouter implements AsyncDisposable {
   #refs = 0;
   #confirms = 0;
   #confirming = false;
+  #ended = false;
   readonly #closing: (() => unknown)[] = [];
 
   private constructor(chat: ChatService, metrics: Metrics, lines: string[]) {
@@ -71,7 +72,7 @@ export class DamagedRouter implements AsyncDisposable {
       router.#closing.push(() => client.close());
       const call = client.route() as unknown as BidiCall<Parameters<DamagedRouter['hear']>[0], RouteRequest>;
       call.onMessage((response) => router.hear(response));
-      call.onClose(() => {});
+      call.onClose(() => router.#lost());
       router.#closing.push(() => call.end());
       router.#call = call as unknown as BidiCall<unknown, RouteRequest>;
       router.#say({ hello: { edgeId: randomUUID() } as NonNullable<RouteRequest['hello']> });
@@ -133,6 +134,11 @@ export class DamagedRouter implements AsyncDisposable {
     return await Promise.all(answers);
   }
 
+  /** Nobody answers any more, unless this is the end. */
+  #lost(): void {
+    if (!this.#ended) throw new Error(`the stream to the router has ended:\n${this.lines.join('')}`);
+  }
+
   /** The reasons of all dead letters. */
   async deadLetters(): Promise<string[]> {
     const letters = await this.#chat.owner.deadLetters.list(100);
@@ -146,6 +152,7 @@ export class DamagedRouter implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#ended = true;
     for (const close of this.#closing.reverse()) await close();
   }
 
