@@ -172,7 +172,7 @@ export class DamagedRouter implements AsyncDisposable {
       this.#waiting.get(ref)?.({ acceptedAtMs: Number(acceptedAtMs), deduplicated, refusal: refusal?.code ?? '' });
       this.#waiting.delete(ref);
     }
-    const confirmations: { session: number; status: MessageStatus; ids: string[] }[] = [];
+    const confirmations: { session: number; status: MessageStatus; ids: string[]; frameSizes: number[] }[] = [];
     for (const { sessions, events, caughtUp } of response.pushes) {
       for (const session of sessions) {
         if (caughtUp) this.#caughtUp.add(session);
@@ -190,8 +190,10 @@ export class DamagedRouter implements AsyncDisposable {
             acks.push(kind.value.eventId);
           }
         }
-        if (this.#confirming && ids.length > 0) confirmations.push({ session, status: MessageStatus.DELIVERED, ids });
-        if (acks.length > 0) confirmations.push({ session, status: MessageStatus.UNSPECIFIED, ids: acks });
+        if (this.#confirming && ids.length > 0)
+          confirmations.push({ session, status: MessageStatus.DELIVERED, ids, frameSizes: [] });
+        if (acks.length > 0)
+          confirmations.push({ session, status: MessageStatus.UNSPECIFIED, ids: acks, frameSizes: [] });
       }
     }
     if (confirmations.length === 0) return;
