@@ -160,7 +160,7 @@ describe('an edge that connects to a router', () => {
     const edge = await EdgeService.create(edgeConfig(env), deps());
     await edge.start();
     await until(() => edge.sessions.routers.reach.connected === 2, { what: 'both routers' });
-    const sink = { bufferedBytes: 0, close() {}, caughtUp() {} } as never;
+    const sink = { bufferedBytes: 0, close() {}, caughtUp() {}, ping() {} } as never;
     const identity = { userId: randomUUID(), deviceId: randomUUID(), expiresAtMs: Number.MAX_VALUE };
     const session = edge.sessions.open(identity, sink);
     const opened = ({ requests }: FakeRouter) => requests.flatMap(({ openedSessions }) => openedSessions);

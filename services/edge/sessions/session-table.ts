@@ -173,6 +173,7 @@ export class SessionTable implements RouterListener {
     this.#sessions.delete(session);
     this.#unattached.delete(session);
     this.#inflow.ended(session);
+    this.#endDetour(session);
     const rest = this.of(session.userId).filter((other) => other !== session);
     if (rest.length === 0) this.#byUser.delete(session.userId);
     else this.#byUser.set(session.userId, rest.length === 1 ? (rest[0] as Session) : rest);
@@ -443,17 +444,16 @@ export class SessionTable implements RouterListener {
       return;
     }
     this.#inflow.submitted(session);
-    // What is on its way through one router must not be overtaken through another.
-    const router = session.unanswered > 1 && session.via?.connected ? session.via : this.routers.of(session.userId);
-    session.via = router;
+    const number = ++session.sent;
     const sentAtMs = monotonicMs();
+    let router: RouterStream | undefined;
     let again = false;
     const answer: SubmitAnswer = (result) => {
-      const next = again || session.closed ? undefined : this.#instead(router, session.userId, result);
-      if (next) {
+      if (!again && !session.closed && number > session.lastAccepted && this.#instead(router, session.userId, result)) {
         again = true;
-        session.via = next;
-        next.submit(submitOf(action, session.deviceId), answer);
+        session.detour ??= [];
+        session.detour.push({ number, submit, answer });
+        this.#endDetour(session);
         return;
       }
       this.#inflow.answered(session);
@@ -463,6 +463,7 @@ export class SessionTable implements RouterListener {
       if (result instanceof MeshError) session.sink.error(result, clientMessageId);
       else if (result.refusal) session.sink.error(refusalError(result.refusal), clientMessageId);
       else {
+        session.lastAccepted = Math.max(session.lastAccepted, number);
         session.sink.accepted(
           clientMessageId,
           result.serverMessageId,
@@ -471,10 +472,33 @@ export class SessionTable implements RouterListener {
         );
         if (result.receiptEvent.length > 0) session.sink.event(this.#pushed.read(result.receiptEvent));
       }
+      this.#endDetour(session);
       this.#inflow.look(session);
       this.#inflow.owed(session);
     };
-    this.#submit(router, submitOf(action, session.deviceId), answer);
+    const submit = (to: RouterStream | undefined) => {
+      router = to;
+      session.via = to;
+      this.#submit(to, submitOf(action, session.deviceId), answer);
+    };
+    if (session.detour) session.detour.push({ number, submit, answer });
+    // What is on its way through one router must not be overtaken through another.
+    else submit(session.unanswered > 1 && session.via?.connected ? session.via : this.routers.of(session.userId));
+  }
+
+  /**
+   * Sends on what waits for another router than the one that refused it, once nothing is on its way through that one any more:
+   * in the order in which it was sent, and only what the first router has accepted nothing behind.
+   */
+  #endDetour(session: Session): void {
+    const { detour } = session;
+    if (!detour || (detour.length < session.unanswered && !session.closed)) return;
+    session.detour = undefined;
+    const router = session.closed ? undefined : this.routers.of(session.userId);
+    for (const { number, submit, answer } of detour.sort((one, other) => one.number - other.number)) {
+      if (router && number > session.lastAccepted) submit(router);
+      else answer(new MeshError('unavailable', 'not accepted: its router refused it, send again'));
+    }
   }
 
   #confirm(session: Session, status: MessageStatus, ids: string[]): void {

@@ -2,7 +2,7 @@ import type { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
 import { type MeshError, monotonicMs } from '@chatmesh/mesh';
 import type { SigningKey } from '../auth/key-set.js';
 import type { PushedEvent } from '../domain/pushed-event.js';
-import type { RouterStream } from '../routing/router-stream.js';
+import type { RouterStream, SubmitAnswer } from '../routing/router-stream.js';
 
 /** What a session says to its client, in the client's own encoding. Calls of one turn of the event loop go out together. */
 export interface ClientSink {
@@ -31,6 +31,14 @@ export interface ClientSink {
 export interface KeptConfirmation {
   readonly status: MessageStatus;
   readonly ids: string[];
+}
+
+/** A submit that waits for another router. */
+export interface Detour {
+  /** Its place among those of its session. */
+  readonly number: number;
+  readonly submit: (router: RouterStream) => void;
+  readonly answer: SubmitAnswer;
 }
 
 /** Who is connected, as the token says. */
@@ -74,6 +82,11 @@ export class Session {
   unanswered = 0;
   /** The router that took the last submit. */
   via: RouterStream | undefined;
+  /** How many submits there were, and the last one that is accepted. */
+  sent = 0;
+  lastAccepted = 0;
+  /** Submits that go through another router when the one that refused some of them has answered all; undefined when there are none. */
+  detour: Detour[] | undefined;
   /** Ids that its device has confirmed and that no router has dealt with. */
   confirming = 0;
   paused = false;
