@@ -1,7 +1,9 @@
 import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
 import type { InboxStore } from '@chatmesh/chat';
 import { MeshError } from '@chatmesh/mesh';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { WebSocket } from 'ws';
 import { WireClient } from '../client.js';
 import { deviceOf, SECRET } from '../devices.js';
 import { LocalMesh } from '../local-mesh.js';
@@ -143,6 +145,24 @@ describe('the rules of the wire contract', () => {
     const back = await WireClient.connect(mesh.url, ada);
     await back.frame((f) => f.caught_up, 'caught_up');
     await back.close();
+  });
+
+  test('a client that offers chatmesh.v1.heartbeat hears heartbeats beside the pings; another one does not', async () => {
+    const [ada, bob] = (await mesh.users(2)) as [TestUser, TestUser];
+    const open = async ({ token }: TestUser, ...offered: string[]) => {
+      const socket = new WebSocket(mesh.url, ['chatmesh.v1', ...offered, `bearer.${token}`]);
+      const heard = { frames: [] as string[], pings: 0 };
+      socket.on('message', (data) => heard.frames.push(String(data)));
+      socket.on('ping', () => heard.pings++);
+      await once(socket, 'open');
+      expect(socket.protocol).toBe('chatmesh.v1');
+      return { socket, heard };
+    };
+    const [asking, other] = [await open(ada, 'chatmesh.v1.heartbeat'), await open(bob)];
+    const beats = ({ heard }: typeof asking) => heard.frames.filter((frame) => frame === '{"heartbeat":true}').length;
+    await until(() => beats(asking) >= 2 && asking.heard.pings >= 2 && other.heard.pings >= 2, { what: 'heartbeats' });
+    expect(beats(other)).toBe(0);
+    for (const { socket } of [asking, other]) socket.close();
   });
 
   test('what was not delivered for 365 days expires: the sender gets failed with code expired, the recipient what is younger', async () => {
