@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import type { StatusRecord, StatusStore, StatusUpdate } from '@chatmesh/chat';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
+import { repeats } from '../long.js';
 import { type Engine, newSeed, numbers, type Opened } from './engine.js';
 import { newRecord, plain, StatusModel, updateOf } from './status-store-model.js';
 
@@ -9,6 +10,8 @@ import { newRecord, plain, StatusModel, updateOf } from './status-store-model.js
 const normal = (record: StatusRecord | undefined) => record && { ...record, devices: [...record.devices].sort() };
 
 const NOW = Date.UTC(2026, 2, 1, 9, 30);
+/** Of 1,000 records each. */
+const ROUNDS = repeats(30, 100);
 const DEVICES = Array.from({ length: 3 }, () => randomUUID());
 
 /** Many records and random histories against the {@link StatusModel}. */
@@ -44,11 +47,11 @@ export function statusStoreHistoryContract(name: string, engine: Engine<StatusSt
       if (JSON.stringify(found) !== JSON.stringify(wanted)) expect(found).toEqual(wanted);
     }
 
-    test('100,000 records with updates of new and old ones in between, reopened in the middle, are what the model says', async () => {
-      const below = numbers(newSeed('100,000 records'));
+    test(`${1000 * ROUNDS} records with updates of new and old ones in between, reopened in the middle, are what the model says`, async () => {
+      const below = numbers(newSeed('many records'));
       const model = new StatusModel();
-      for (let round = 0; round < 100; round++) {
-        if (round === 50 || round === 77) await reopen();
+      for (let round = 0; round < ROUNDS; round++) {
+        if (round === Math.floor(ROUNDS / 2) || round === Math.floor(ROUNDS * 0.77)) await reopen();
         const writes: Promise<void>[] = [];
         for (let n = 0; n < 10; n++) {
           const accepted = Array.from({ length: 100 }, (_, i) => newRecord(NOW + round * 1000 + n * 100 + i));

@@ -2,36 +2,12 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { serverMessageId } from '@chatmesh/chat/domain/ids';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { newSeed } from '../contract/engine.js';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { DamagedRouter } from '../damage-router.js';
-import { DamageRun } from '../damage-run.js';
 import { messages, type Sent, textOf, userOf } from '../damage-world.js';
-import { DAMAGES } from '../damages.js';
 import { until } from '../mesh.js';
-import { randomFrom } from '../random.js';
 
-/** Fifty of them are in test/system/damage.test.ts. */
-describe('a data file under waiting messages', () => {
-  let run: DamageRun;
-
-  beforeAll(async () => {
-    run = await DamageRun.prepare();
-  });
-  afterAll(() => run?.[Symbol.asyncDispose]());
-
-  test('that is sound gives all of them, once, and answers their repeats', async () => {
-    expect(await run.judge(undefined, Math.random)).toBe('whole');
-  });
-
-  test.each(Object.keys(DAMAGES))(
-    'with %s is refused by its name, or is whole, or single rows are lost loudly',
-    async (kind) => {
-      await run.judge(kind, randomFrom(newSeed(kind)));
-    },
-  );
-});
-
+/** What fifty damages of any kind cost is in test/system/damage.test.ts. */
 describe('what is damaged', () => {
   const sent = messages('single', 1);
   const victim = sent.find(({ clientMessageId }) => textOf(clientMessageId).length > 100) as Sent;
