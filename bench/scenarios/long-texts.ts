@@ -1,10 +1,8 @@
 import { alternate, type Bench, medians, type Outcome, type Row } from '../bench.js';
 import type { DrainResult } from '../jobs.js';
-import { runJob } from '../load-process.js';
-import type { Server } from '../targets.js';
-import { MAX_IDS_PER_RECEIPT, pairs, steadyTraffic, WINDOW } from './steady.js';
+import { drained } from './drain.js';
+import { pairs, steadyTraffic } from './steady.js';
 
-const SENDERS = 10;
 const MESSAGES = 5_000;
 /** Each with another recipient. The median leaves the cold first one out. */
 const REPETITIONS = 3;
@@ -17,7 +15,7 @@ export async function longTexts(bench: Bench): Promise<Outcome> {
   return bench.withServers(bench.reporting, 'long-texts', async (servers) => {
     const drains = (long: boolean) =>
       alternate(servers, REPETITIONS, async (server) => {
-        const result = await drained(server, long);
+        const result = await drained(server, MESSAGES, long);
         const bytes = long ? '4 KB' : 'small';
         bench.log(`  ${server.target}: ${Math.round(result.messages / result.drainSeconds)} ${bytes} texts drained/s`);
         return result;
@@ -49,19 +47,5 @@ export async function longTexts(bench: Bench): Promise<Outcome> {
       },
     ];
     return { rows, raw: { small: [...small], long: [...long], flood: [...flood] } };
-  });
-}
-
-async function drained(server: Server, long: boolean): Promise<DrainResult> {
-  const [recipient, ...senders] = await server.createUsers(1 + SENDERS);
-  if (!recipient) throw new Error('no users were created');
-  return runJob(server, {
-    kind: 'drain',
-    senders,
-    recipient,
-    messages: MESSAGES,
-    window: WINDOW,
-    idsPerReceipt: MAX_IDS_PER_RECEIPT,
-    longTexts: long,
   });
 }

@@ -23,6 +23,7 @@ import {
   type Logger,
   type MeshClock,
   MeshError,
+  monotonicMs,
 } from '@chatmesh/mesh';
 import { Ejection } from '../domain/ejection.js';
 import type { Session } from '../sessions/session.js';
@@ -187,7 +188,7 @@ export class RouterStream {
     opened.userId = session.userId;
     opened.deviceId = session.deviceId;
     if (session.order > 0) opened.order = BigInt(session.order);
-    else opened.ageMs = Math.min(MAX_AGE_MS, Math.round(performance.now() - session.beganAtMs));
+    else opened.ageMs = Math.min(MAX_AGE_MS, Math.round(monotonicMs() - session.beganAtMs));
     this.#out.soon().frame.openedSessions.push(opened);
   }
 
