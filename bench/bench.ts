@@ -11,6 +11,8 @@ export interface Scale {
   /** Each with another recipient. The median leaves the cold first one out. */
   drainRounds: number;
   idleConnections: number;
+  /** Each on a new server. */
+  idleRounds: number;
   /** Messages that the store takes before the cost per message is measured again. */
   storedMessages: number;
   /** Users that are known when the cost per message is measured again. */

@@ -43,6 +43,7 @@ const SCALE: Scale = {
   latencyRounds: 5,
   drainRounds: 5,
   idleConnections: 10_000,
+  idleRounds: 1,
   storedMessages: 200_000,
   knownUsers: 10_000,
   soakMs: 60_000,
@@ -146,7 +147,7 @@ function roundsOf(text: string | undefined): Partial<Scale> {
     console.error(`--rounds takes a number from 1 to 100, not ${text}`);
     process.exit(2);
   }
-  return { rounds, latencyRounds: rounds, drainRounds: rounds };
+  return { rounds, latencyRounds: rounds, drainRounds: rounds, idleRounds: rounds };
 }
 
 /** What went wrong first, then what went wrong while cleaning up after it. */

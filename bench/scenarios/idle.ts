@@ -16,13 +16,15 @@ export async function idle(bench: Bench): Promise<Outcome> {
   if (connections < bench.scale.idleConnections) {
     bench.log(`  only ${connections} connections: the limit of open files is ${openFilesLimit()} (ulimit -n)`);
   }
-  const results: Rounds<IdleResult> = new Map();
-  for (const target of bench.reporting) {
-    const result = await measure(bench, target, connections);
-    results.set(target, [result]);
-    const figures = [resident(result, 'soon'), resident(result, 'after'), resident(result, 'collected')];
-    const [soon, after, collected] = figures.map((figure) => figure.toFixed(1));
-    bench.log(`  ${target}: KiB per connection: ${soon} after 10 s, ${after} left alone, ${collected} in use`);
+  const results: Rounds<IdleResult> = new Map(bench.reporting.map((target) => [target, []]));
+  for (let round = 0; round < bench.scale.idleRounds; round++) {
+    for (const target of bench.reporting) {
+      const result = await measure(bench, target, connections);
+      results.get(target)?.push(result);
+      const figures = [resident(result, 'soon'), resident(result, 'after'), resident(result, 'collected')];
+      const [soon, after, collected] = figures.map((figure) => figure.toFixed(1));
+      bench.log(`  ${target}: KiB per connection: ${soon} after 10 s, ${after} left alone, ${collected} in use`);
+    }
   }
   return { rows: rows(results, connections), raw: [...results] };
 }

@@ -5,7 +5,6 @@ import { pairs, steadyTraffic } from './steady.js';
 
 const MESSAGES = 5_000;
 /** Each with another recipient. The median leaves the cold first one out. */
-const REPETITIONS = 3;
 const USERS = 50;
 /** Of the rate of small texts. */
 const DRAIN_GOAL = 1 / 3;
@@ -14,7 +13,7 @@ const DRAIN_GOAL = 1 / 3;
 export async function longTexts(bench: Bench): Promise<Outcome> {
   return bench.withServers(bench.reporting, 'long-texts', async (servers) => {
     const drains = (long: boolean) =>
-      alternate(servers, REPETITIONS, async (server) => {
+      alternate(servers, bench.scale.rounds, async (server) => {
         const result = await drained(server, MESSAGES, long);
         const bytes = long ? '4 KB' : 'small';
         bench.log(`  ${server.target}: ${Math.round(result.messages / result.drainSeconds)} ${bytes} texts drained/s`);
