@@ -187,6 +187,6 @@ async function start(directory: string, options: PGliteOptions = {}): Promise<PG
 function templateDirectory(): string | undefined {
   const entry = createRequire(import.meta.url).resolve('@electric-sql/pglite');
   const { version } = JSON.parse(readFileSync(join(dirname(entry), '..', 'package.json'), 'utf8'));
-  const directory = fileURLToPath(new URL(`../database-template-${version}`, import.meta.url));
+  const directory = fileURLToPath(new URL(`../database-template-${version}-2`, import.meta.url));
   return existsSync(directory) ? directory : undefined;
 }
