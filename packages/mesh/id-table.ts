@@ -4,6 +4,8 @@ const FIRST_BITS = 10;
 /** A fuller table would find its keys in ever longer walks. */
 const MAX_LOAD = 0.6;
 const EMPTY = -1;
+/** Odd, so that it comes to every slot of any table; near the golden section of 2^32, so that it does not come to neighbours soon. */
+const STRIDE = 0x9e3779b1;
 /** So many ids are listed at a time at the most; of ids that are spread evenly it is the 256th part. */
 const MAX_LISTED = 1024;
 
@@ -14,8 +16,8 @@ for (const [value, digit] of Array.from('0123456789abcdef').entries()) DIGITS[di
 /**
  * A map from UUIDs to numbers of 0 and more, in typed arrays: tens of thousands of entries that live for minutes are no
  * work for the garbage collector, as entries of a Map of strings would be. Open addressing with linear probing. Clients
- * choose ids, so all 128 bits of one decide its slot, under a key of this table alone: nobody can choose ids that share
- * slots, and the order in which another table lists its ids says nothing about the slots here.
+ * choose ids, so all 128 bits of one decide its slot, under a key of this process alone: nobody can choose ids that share
+ * slots.
  */
 export class IdTable {
   /** Four words for each slot. */
@@ -23,7 +25,6 @@ export class IdTable {
   #values = new Float64Array(1 << FIRST_BITS).fill(EMPTY);
   #mask = (1 << FIRST_BITS) - 1;
   #shift = 32 - FIRST_BITS;
-  readonly #hash = new HalfSipHash();
   #size = 0;
 
   get size(): number {
@@ -52,7 +53,7 @@ export class IdTable {
 
   set(id: string, value: number): void {
     readWords(id);
-    this.#put(WORDS[0] as number, WORDS[1] as number, WORDS[2] as number, WORDS[3] as number, value);
+    this.#put(hash, WORDS[0] as number, WORDS[1] as number, WORDS[2] as number, WORDS[3] as number, value);
   }
 
   delete(id: string): void {
@@ -78,12 +79,14 @@ export class IdTable {
 
   /** Takes over every entry of another table whose id this one does not have. */
   addMissing(other: IdTable): void {
-    for (let slot = 0; slot <= other.#mask; slot++) {
+    // Not in the order of the slots: in a smaller table neighbours there would fill one place after the other.
+    for (let i = 0, slot = 0; i <= other.#mask; i++, slot = (slot + STRIDE) & other.#mask) {
       const value = other.#values[slot] as number;
       if (value === EMPTY) continue;
       const ids = other.#ids.subarray(4 * slot, 4 * slot + 4);
       const [a, b, c, d] = ids as unknown as [number, number, number, number];
-      if (this.#values[this.#slotOf(a, b, c, d)] === EMPTY) this.#put(a, b, c, d, value);
+      const hashed = HASH.of(a, b, c, d);
+      if (this.#values[this.#slotOf(hashed, a, b, c, d)] === EMPTY) this.#put(hashed, a, b, c, d, value);
     }
   }
 
@@ -115,22 +118,23 @@ export class IdTable {
 
   /** The number of an id of 16 bytes. */
   getKey(key: Buffer): number | undefined {
-    const slot = this.#slotOf(key.readUInt32BE(0), key.readUInt32BE(4), key.readUInt32BE(8), key.readUInt32BE(12));
+    const [a, b, c, d] = [key.readUInt32BE(0), key.readUInt32BE(4), key.readUInt32BE(8), key.readUInt32BE(12)];
+    const slot = this.#slotOf(HASH.of(a, b, c, d), a, b, c, d);
     const value = this.#values[slot] as number;
     return value === EMPTY ? undefined : value;
   }
 
   #slotOfText(id: string): number {
     readWords(id);
-    return this.#slotOf(WORDS[0] as number, WORDS[1] as number, WORDS[2] as number, WORDS[3] as number);
+    return this.#slotOf(hash, WORDS[0] as number, WORDS[1] as number, WORDS[2] as number, WORDS[3] as number);
   }
 
-  #put(a: number, b: number, c: number, d: number, value: number): void {
-    let slot = this.#slotOf(a, b, c, d);
+  #put(hashed: number, a: number, b: number, c: number, d: number, value: number): void {
+    let slot = this.#slotOf(hashed, a, b, c, d);
     if (this.#values[slot] === EMPTY) {
       if (this.#size >= MAX_LOAD * (this.#mask + 1)) {
         this.#grow();
-        slot = this.#slotOf(a, b, c, d);
+        slot = this.#slotOf(hashed, a, b, c, d);
       }
       this.#size++;
       const at = 4 * slot;
@@ -150,19 +154,17 @@ export class IdTable {
   #homeAt(slot: number): number {
     const ids = this.#ids;
     const at = 4 * slot;
-    return this.#homeOf(ids[at] as number, ids[at + 1] as number, ids[at + 2] as number, ids[at + 3] as number);
-  }
-
-  /** The upper bits: a larger table lists its ids in the same order, so they go into it one after the other. */
-  #homeOf(a: number, b: number, c: number, d: number): number {
-    return this.#hash.of(a, b, c, d) >>> this.#shift;
+    return (
+      HASH.of(ids[at] as number, ids[at + 1] as number, ids[at + 2] as number, ids[at + 3] as number) >>> this.#shift
+    );
   }
 
   /** The slot that holds an id, or the empty one where it would go. */
-  #slotOf(a: number, b: number, c: number, d: number): number {
+  #slotOf(hashed: number, a: number, b: number, c: number, d: number): number {
     const ids = this.#ids;
     const values = this.#values;
-    for (let slot = this.#homeOf(a, b, c, d); ; slot = (slot + 1) & this.#mask) {
+    // The upper bits: a larger table lists its ids in the same order, so they go into it one after the other.
+    for (let slot = hashed >>> this.#shift; ; slot = (slot + 1) & this.#mask) {
       if (values[slot] === EMPTY) return slot;
       const at = 4 * slot;
       if (ids[at + 3] === d && ids[at + 2] === c && ids[at + 1] === b && ids[at] === a) return slot;
@@ -182,7 +184,8 @@ export class IdTable {
       const value = values[slot] as number;
       if (value === EMPTY) continue;
       const at = 4 * slot;
-      this.#put(ids[at] as number, ids[at + 1] as number, ids[at + 2] as number, ids[at + 3] as number, value);
+      const [a, b, c, d] = [ids[at], ids[at + 1], ids[at + 2], ids[at + 3]] as [number, number, number, number];
+      this.#put(HASH.of(a, b, c, d), a, b, c, d, value);
     }
   }
 }
@@ -202,9 +205,12 @@ export function keyOf(id: string): Buffer {
   return key;
 }
 
-/** The four words of the UUID that was read last: the same one is looked for in several tables, one after the other. */
-const WORDS = new Uint32Array(4);
+/** One for all tables: the same id is looked for in several of them, one after the other. */
+const HASH = new HalfSipHash();
+/** The UUID that was read last, its four words, and their hash. */
 let lastRead = '';
+const WORDS = new Uint32Array(4);
+let hash = 0;
 
 /** Reads a UUID as text, 8-4-4-4-12 digits. */
 function readWords(id: string): void {
@@ -213,6 +219,7 @@ function readWords(id: string): void {
   WORDS[1] = (half(id, 9) << 16) | half(id, 14);
   WORDS[2] = (half(id, 19) << 16) | half(id, 24);
   WORDS[3] = (half(id, 28) << 16) | half(id, 32);
+  hash = HASH.of(WORDS[0] as number, WORDS[1] as number, WORDS[2] as number, WORDS[3] as number);
   lastRead = id;
 }
 
