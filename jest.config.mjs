@@ -1,3 +1,5 @@
+import { availableParallelism } from 'node:os';
+
 /**
  * What Node alone can run. Tests are compiled by `tsc -b` and run as the ES modules that they are: nothing is transformed here.
  * @type {import('jest').Config}
@@ -12,5 +14,6 @@ export default {
   transform: {},
   injectGlobals: false,
   testTimeout: 180_000,
-  maxWorkers: 2,
+  // Many tests wait, for a time-out or for a process to start.
+  maxWorkers: Math.max(3, availableParallelism()),
 };

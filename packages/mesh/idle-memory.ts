@@ -24,8 +24,9 @@ const TO_BUSY = 3;
  * (Heap::ShouldOptimizeForMemoryUsage), and the one that a program can set while it runs.
  *
  * @param cpuUsage of the process, such as `process.cpuUsage`.
+ * @param lookMs how often it is looked at, milliseconds.
  */
-export function giveBackMemoryWhenIdle(cpuUsage: () => { user: number; system: number }): Disposable {
+export function giveBackMemoryWhenIdle(cpuUsage: () => { user: number; system: number }, lookMs = LOOK_MS): Disposable {
   const usedMs = () => {
     const { user, system } = cpuUsage();
     return (user + system) / 1000;
@@ -43,7 +44,7 @@ export function giveBackMemoryWhenIdle(cpuUsage: () => { user: number; system: n
     idle = !idle;
     against = 0;
     setFlagsFromString(idle ? '--optimize-for-size' : '--no-optimize-for-size');
-  }, LOOK_MS).unref();
+  }, lookMs).unref();
   return {
     [Symbol.dispose]() {
       clearInterval(timer);

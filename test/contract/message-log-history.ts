@@ -1,6 +1,7 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import { describe, test } from '@jest/globals';
 import fc from 'fast-check';
+import { repeats } from '../long.js';
 import { newSeed } from './engine.js';
 import { type LogEngine, newKeys, Witness } from './message-log-witness.js';
 
@@ -35,7 +36,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
 );
 
 /** Random histories against the model of the {@link Witness}: whatever happens in whatever order, its rules hold. */
-export function messageLogHistoryContract(name: string, engine: LogEngine, numRuns = 150): void {
+export function messageLogHistoryContract(name: string, engine: LogEngine, numRuns = repeats(50, 150)): void {
   describe(`the MessageLog on ${name} in any history`, () => {
     test('of publishing, acknowledging, joining, leaving and reopening hands out each event in order, to one owner, until it is acknowledged', async () => {
       const seed = newSeed('history of the log');

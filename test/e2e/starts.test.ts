@@ -3,9 +3,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { freePorts } from '#engines';
+import { repeats } from '../long.js';
 import { MeshProcess, SERVICES, until } from '../mesh.js';
 
-const ROUNDS = 3;
+const ROUNDS = repeats(1, 3);
 const PORTS = ['EDGE_PORT', 'EDGE_H2_PORT', 'CHAT_PORT', 'USER_PORT', 'PRESENCE_PORT'];
 
 describe('of meshes that start at once on one directory', () => {

@@ -170,14 +170,15 @@ describe('a client that asks for too much', () => {
     '%s: without a token the answer is unauthenticated, and nobody waits for the body',
     async (_, path, type, said) => {
       const session = dialHttp2(mesh.edge.h2Port);
-      for (const authorization of [undefined, 'Bearer nonsense', 'Basic YTpi']) {
+      const refused = [undefined, 'Bearer nonsense', 'Basic YTpi'].map(async (authorization) => {
         const call = new RawStream(session, path, { 'content-type': type, ...(authorization && { authorization }) });
         // No message: the answer to it would be another one.
         call.stream.write('no message of any kind');
         await call.ended();
         if (said === '16') expect(call.headers['grpc-status']).toBe('16');
         else expect(call.text).toContain(said);
-      }
+      });
+      await Promise.all(refused);
       session.destroy();
     },
   );

@@ -10,8 +10,9 @@ import { OUTSTANDING, Speaker } from '../speaker.js';
 const USERS = 8;
 /** A confirmation takes effect within a second; only what comes later than that is a repeat. */
 const EFFECT_MS = 1100;
-const MESH_KILLS = repeats(2, 10);
-const SERVICE_KILLS = repeats(1, 3);
+const MESH_KILLS = repeats(1, 10);
+/** A run of its own, that takes both cores half a minute: `npm run test:fault` has these faults, too. */
+const SERVICE_KILLS = repeats(0, 3);
 const seed = Number(process.env.FAULT_SEED ?? Math.floor(Math.random() * 2 ** 31));
 
 describe(`processes killed at random moments under load (FAULT_SEED=${seed})`, () => {
@@ -73,8 +74,12 @@ describe(`processes killed at random moments under load (FAULT_SEED=${seed})`, (
     await rounds(mesh, Array<ServiceName>(MESH_KILLS).fill('chat'));
   }, 400_000);
 
-  test('each service alone: nothing accepted is lost, repeated, doubled or reordered', async () => {
-    mesh = await TestMesh.start({ split: true });
-    await rounds(mesh, Array.from({ length: SERVICE_KILLS }, () => SERVICES).flat());
-  }, 400_000);
+  (SERVICE_KILLS > 0 ? test : test.skip)(
+    'each service alone: nothing accepted is lost, repeated, doubled or reordered',
+    async () => {
+      mesh = await TestMesh.start({ split: true });
+      await rounds(mesh, Array.from({ length: SERVICE_KILLS }, () => SERVICES).flat());
+    },
+    400_000,
+  );
 });

@@ -12,7 +12,7 @@ const mesh = pathToFileURL(createRequire(import.meta.url).resolve('@chatmesh/mes
  */
 const program = `
   const { giveBackMemoryWhenIdle } = await import(${JSON.stringify(mesh)});
-  giveBackMemoryWhenIdle(() => process.cpuUsage());
+  giveBackMemoryWhenIdle(() => process.cpuUsage(), 50);
   const kept = [];
   for (let i = 0; i < 1_500_000; i++) kept.push({ text: 'x' + i, at: i });
   kept.length = 0;
