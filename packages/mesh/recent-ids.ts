@@ -13,10 +13,10 @@ export class RecentIds {
     this.#old = new Generation(this.#half);
   }
 
-  /** True when the id was seen at an earlier position of late; else the position is remembered as its first. */
-  seenBefore(id: string, position: string): boolean {
+  /** The earlier position at which an id was seen of late; undefined where there is none, and this one is remembered as its first. */
+  seenBefore(id: string, position: string): string | undefined {
     const known = this.#young.get(id) ?? this.#old.get(id);
-    if (known !== undefined && known <= position) return known < position;
+    if (known !== undefined && known <= position) return known < position ? known : undefined;
     if (this.#young.size >= this.#half) {
       const forgotten = this.#old;
       forgotten.clear();
@@ -24,7 +24,7 @@ export class RecentIds {
       this.#young = forgotten;
     }
     this.#young.set(id, position);
-    return false;
+    return undefined;
   }
 }
 

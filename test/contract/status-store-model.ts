@@ -64,7 +64,11 @@ export class StatusModel {
   }
 
   accept(records: readonly StatusRecord[]): void {
-    for (const record of records) if (!this.#records.has(record.serverMessageId)) this.#set(record);
+    for (const record of records) {
+      const known = this.#records.get(record.serverMessageId);
+      if (!known) this.#set(record);
+      else if (record.position < known.position) this.#set({ ...known, ...acceptanceOf(record) });
+    }
   }
 
   update(updates: readonly StatusUpdate[]): void {
@@ -89,6 +93,11 @@ export class StatusModel {
     if (!this.#records.has(record.serverMessageId)) this.#ids.push(record.serverMessageId);
     this.#records.set(record.serverMessageId, record);
   }
+}
+
+function acceptanceOf(record: StatusRecord) {
+  const { clientMessageId, senderId, recipientId, acceptedAtMs, position, fingerprint, receivedAtMs } = record;
+  return { clientMessageId, senderId, recipientId, acceptedAtMs, position, fingerprint, receivedAtMs };
 }
 
 function least(...timesMs: number[]): number {

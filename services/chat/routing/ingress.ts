@@ -1,7 +1,16 @@
 import type { LogEvent, MessageEvent } from '@chatmesh/gen/chat/v1/log';
 import type { Submit } from '@chatmesh/gen/chat/v1/router';
 import { LogEventWire, MessageEventWire } from '@chatmesh/gen/wire/chat/v1/log';
-import { ChurnMap, type MeshClock, MeshError, monotonicMs, type Span, type Traces, toMeshError } from '@chatmesh/mesh';
+import {
+  ChurnMap,
+  type MeshClock,
+  MeshError,
+  monotonicMs,
+  RecentIdMap,
+  type Span,
+  type Traces,
+  toMeshError,
+} from '@chatmesh/mesh';
 import type { AcceptLimit } from '../domain/accept-limit.js';
 import { standingReceipt } from '../domain/events.js';
 import type { Fingerprinter } from '../domain/fingerprint.js';
@@ -54,6 +63,7 @@ interface Pending {
 
 /** More submissions than this waiting for the log are refused with `unavailable`. */
 const MAX_PENDING = 50_000;
+const SENDERS_REMEMBERED = 100_000;
 const NO_SPANS: readonly Span[] = [];
 const NO_BYTES = new Uint8Array(0);
 
@@ -90,6 +100,8 @@ export class Ingress {
   #claimed: Promise<void> = Promise.resolve();
   /** The latest time that a claim of another router has given to a message. */
   #adoptedMs = 0;
+  /** When messages of a sender were accepted last, where routers share the log. */
+  readonly #latestMs = new RecentIdMap(SENDERS_REMEMBERED);
   /** The last batch that was published: batches are answered in their order, whichever is durable first. */
   #answered: Promise<void> = Promise.resolve();
   #drained: Promise<void> | undefined;
@@ -287,21 +299,26 @@ export class Ingress {
     // Claims are made side by side; batches are published in their order.
     this.#claimed = this.#claimed.then(async () => {
       const earliest = await Promise.all(claimed);
+      // What becomes of those before decides whether an earlier time may be taken.
+      if (earliest.some(({ acceptedAtMs }, i) => acceptedAtMs !== batch[i]?.acceptedAtMs)) await this.#answered;
       const accepted = batch.filter((pending, i) => this.#adopt(pending, earliest[i] as Claim));
       if (accepted.length > 0) this.#answered = this.#accept(accepted, this.#answered);
     });
   }
 
   /**
-   * Gives a message the time at which another router may have accepted it, and those behind it no earlier one; false when
-   * that one was of another content.
+   * Gives a message the time at which another router, or an attempt that failed, may have accepted it, and those behind it no
+   * earlier one; false when that one was of another content. What its sender sent later may have been accepted meanwhile: then
+   * there was no such acceptance, or the owner of the recipient has recorded it, and its own time has to be no earlier.
    */
   #adopt(pending: Decided, { acceptedAtMs, fingerprint }: Claim): boolean {
     if (fingerprint !== pending.message.fingerprint) {
       this.#finish(pending, usedBefore());
       return false;
     }
-    if (acceptedAtMs !== pending.acceptedAtMs) {
+    const { senderId } = pending.submission;
+    const latestMs = this.#latestMs.get(senderId) ?? 0;
+    if (acceptedAtMs !== pending.acceptedAtMs && acceptedAtMs >= latestMs) {
       this.#deps.clock.hear(acceptedAtMs);
       this.#adoptedMs = Math.max(this.#adoptedMs, acceptedAtMs);
       pending.acceptedAtMs = acceptedAtMs;
@@ -342,6 +359,7 @@ export class Ingress {
       await recorded;
       await before;
       for (const accepted of batch) {
+        if (this.#deps.claims) this.#latestMs.set(accepted.submission.senderId, accepted.acceptedAtMs);
         this.#finish(accepted, {
           serverMessageId: accepted.id,
           acceptedAtMs: accepted.acceptedAtMs,

@@ -22,6 +22,11 @@ interface Batch {
   readonly deviceId: string;
   readonly status: MessageStatus;
   readonly ids: Set<string>;
+  /**
+   * Whether rows of theirs may be in the device's inbox: not where it was live whenever one of them came, for then it had been sent
+   * all rows. A drain leaves rows alone that are being confirmed.
+   */
+  mayHaveRows: boolean;
   readonly outcome: Promise<Outcome>;
   readonly begin: () => void;
 }
@@ -67,6 +72,7 @@ export class LateConfirmations {
       queue.push(batch);
     }
     for (const id of ids) batch.ids.add(id);
+    if (recipient.devices.get(deviceId)?.state !== 'live') batch.mayHaveRows = true;
     if (!this.#waiting.has(recipient)) {
       this.#waiting.set(recipient, queue);
       void this.#work(recipient, queue);
@@ -81,13 +87,13 @@ export class LateConfirmations {
   }
 
   #batch(recipient: Recipient, deviceId: string, status: MessageStatus): Batch {
-    const ids = new Set<string>();
     let begin = () => {};
     const begun = new Promise<void>((resolve) => {
       begin = resolve;
     });
-    const outcome = begun.then(() => this.#carryOut(recipient, { deviceId, status, ids }));
-    return { deviceId, status, ids, outcome, begin };
+    const outcome: Promise<Outcome> = begun.then(() => this.#carryOut(recipient, batch));
+    const batch: Batch = { deviceId, status, ids: new Set<string>(), mayHaveRows: false, outcome, begin };
+    return batch;
   }
 
   async #work(recipient: Recipient, queue: Batch[]): Promise<void> {
@@ -99,29 +105,22 @@ export class LateConfirmations {
     this.#waiting.delete(recipient);
   }
 
-  async #carryOut(
-    recipient: Recipient,
-    { deviceId, status, ids }: Pick<Batch, 'deviceId' | 'status' | 'ids'>,
-  ): Promise<Outcome> {
+  async #carryOut(recipient: Recipient, batch: Batch): Promise<Outcome> {
     const outcome: Outcome = { unknown: new Set(), refused: new Map() };
-    if (status === MessageStatus.UNSPECIFIED) await this.#removeByIds(recipient, deviceId, new Set(ids), outcome);
+    if (batch.status === MessageStatus.UNSPECIFIED)
+      await this.#removeByIds(recipient, batch, new Set(batch.ids), outcome);
     else {
-      const all = [...ids];
+      const all = [...batch.ids];
       for (let at = 0; at < all.length; at += PAGE)
-        await this.#confirmMessages(recipient, deviceId, status, all.slice(at, at + PAGE), outcome);
+        await this.#confirmMessages(recipient, batch, all.slice(at, at + PAGE), outcome);
     }
     return outcome;
   }
 
-  async #confirmMessages(
-    recipient: Recipient,
-    deviceId: string,
-    status: MessageStatus,
-    ids: readonly string[],
-    outcome: Outcome,
-  ): Promise<void> {
+  async #confirmMessages(recipient: Recipient, batch: Batch, ids: readonly string[], outcome: Outcome): Promise<void> {
     const owner = this.#owner;
     const { userId } = recipient;
+    const { deviceId, status } = batch;
     await owner.turns.take(ids.length);
     const records = await owner.recordsOf(ids, (id, error) => void outcome.refused.set(id, error));
     const confirmer: Confirmer = {
@@ -153,12 +152,12 @@ export class LateConfirmations {
       rows.delete(id);
       byContent.delete(id);
     }
-    if (rows.size > 0 && recipient.devices.get(deviceId)?.state !== 'live') {
+    if (rows.size > 0 && batch.mayHaveRows) {
       // A row that cannot be removed stays; the status record keeps it from being sent again.
       await owner.remove(userId, deviceId, [...rows.values()]).catch((error) => owner.whileRunning(error));
     }
     // The same holds for these.
-    if (byContent.size > 0) await this.#removeByIds(recipient, deviceId, byContent, { ...outcome, refused: new Map() });
+    if (byContent.size > 0) await this.#removeByIds(recipient, batch, byContent, { ...outcome, refused: new Map() });
   }
 
   #record(record: StatusRecord, recipient: Recipient, confirmer: Confirmer, atMs: number): void {
@@ -184,8 +183,13 @@ export class LateConfirmations {
   }
 
   /** Removes rows that only their content names, from where in a device's inbox they can be. */
-  async #removeByIds(recipient: Recipient, deviceId: string, ids: Set<string>, { refused }: Outcome): Promise<void> {
-    if (recipient.devices.get(deviceId)?.state === 'live') return;
+  async #removeByIds(
+    recipient: Recipient,
+    { deviceId, mayHaveRows }: Batch,
+    ids: Set<string>,
+    { refused }: Outcome,
+  ): Promise<void> {
+    if (!mayHaveRows) return;
     const owner = this.#owner;
     const { userId } = recipient;
     let after: Position | undefined;

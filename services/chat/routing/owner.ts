@@ -453,10 +453,10 @@ export class Owner {
   }
 
   /**
-   * True when an earlier copy of the message or receipt was here of late. Of two copies every owner keeps the same one, the
-   * earlier: where keys come back to an owner, the one between must not have dropped what this one relies on.
+   * Where an earlier copy of the message or receipt was here of late; undefined where none was. Of two copies every owner keeps
+   * the same one, the earlier: where keys come back to an owner, the one between must not have dropped what this one relies on.
    */
-  seen(id: string, copy: boolean, position: Position): boolean {
+  seen(id: string, copy: boolean, position: Position): Position | undefined {
     return (copy ? this.#seenCopies : this.#seen).seenBefore(id, position);
   }
 
@@ -512,7 +512,7 @@ export class Owner {
 
   /** Acks that nothing has come for are forgotten after a while. */
   forgetAcksLater(device: Device): void {
-    if (this.#ackedEarly.get(device) === undefined) this.#ackedEarly.set(device, this.now());
+    if (this.#ackedEarly.get(device) === undefined) this.#ackedEarly.set(device, monotonicMs());
   }
 
   drainFailed(error: unknown): void {

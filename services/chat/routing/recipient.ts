@@ -338,19 +338,19 @@ export class Recipient {
     if (this.#abandoned) return undefined;
     const { kind } = record.event;
     switch (kind.case) {
-      case 'message':
+      case 'message': {
         if (!this.#exists) return this.#refuseMessage(record);
-        if (
-          record.mayRepeat ||
-          record.event.redriven ||
-          this.#owner.seen(kind.value.serverMessageId, kind.value.copy, record.position)
-        )
-          return this.#deliverUnconfirmed(record);
+        const { redriven } = record.event;
+        const { serverMessageId, copy } = kind.value;
+        const earlier = redriven ? undefined : this.#owner.seen(serverMessageId, copy, record.position);
+        if (earlier !== undefined) return this.#dropSecond(record, kind.value, earlier);
+        if (record.mayRepeat || redriven) return this.#deliverUnconfirmed(record);
         this.#deliver(record, undefined);
         return undefined;
+      }
       case 'receipt':
         // A confirmation that came twice, before and after a crash, has published its receipt twice: one is enough.
-        if (!record.event.redriven && this.#owner.seen(kind.value.eventId, false, record.position))
+        if (!record.event.redriven && this.#owner.seen(kind.value.eventId, false, record.position) !== undefined)
           this.#owner.acknowledge(record);
         else this.#deliver(record, undefined);
         return undefined;
@@ -460,6 +460,16 @@ export class Recipient {
   /** A message whose user has gone since it was accepted. */
   async #refuseMessage(record: LogRecord): Promise<void> {
     await this.#owner.fail(record.event, record.position, 'not_found');
+    this.#owner.acknowledge(record);
+  }
+
+  /**
+   * Drops a second copy of a message that was accepted once: its sender lost the first answer. The record says first that the
+   * earlier one counts, by which every owner after this one tells them apart.
+   */
+  async #dropSecond(record: LogRecord, message: MessageEvent, earlier: Position): Promise<void> {
+    const base = baseRecord(message, earlier);
+    if (base) await this.#owner.statuses.accept([base]);
     this.#owner.acknowledge(record);
   }
 
@@ -575,9 +585,14 @@ export class Recipient {
           const record = message && known?.get(message.serverMessageId);
           const id = confirmableId(event) as string;
           device.cursor = row.position;
-          if (device.window.has(id)) return;
+          const present = device.window.get(id);
+          if (present) {
+            // Of an event that stands here twice one row is enough.
+            if (present.position !== row.position) confirmed.push(row.position);
+            return;
+          }
           // A receipt may have been published twice; where an earlier copy was here too, it is enough.
-          const elsewhere = !message && !event.redriven && this.#owner.seen(id, false, row.position);
+          const elsewhere = !message && !event.redriven && this.#owner.seen(id, false, row.position) !== undefined;
           if (elsewhere || (!message && device.hasAcked(id))) {
             confirmed.push(row.position);
             return;

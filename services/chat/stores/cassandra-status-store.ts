@@ -19,6 +19,8 @@ const LOOK_UP = `SELECT server_message_id, kind, at_ms, detail, client_message_i
 const EXIST =
   'SELECT server_message_id FROM message_status WHERE server_message_id IN ? AND kind = 0 PER PARTITION LIMIT 1';
 
+/** Some acceptance, nobody knows which. */
+const SOME = 0;
 /** So many ids are remembered at the most, 50 bytes each. */
 const KNOWN_IDS = 131_072;
 
@@ -47,7 +49,7 @@ interface Row {
  */
 export class CassandraStatusStore implements StatusStore {
   readonly #cassandra: Cassandra;
-  /** Messages that have a record for certain: what confirms them needs no look-up. */
+  /** Messages that have a record for certain: what confirms them needs no look-up. With which acceptance, as {@link markOf} tells them apart. */
   readonly #known = new RecentIdMap(KNOWN_IDS);
 
   constructor(cassandra: Cassandra) {
@@ -55,11 +57,13 @@ export class CassandraStatusStore implements StatusStore {
   }
 
   async accept(records: readonly StatusRecord[]): Promise<void> {
-    const news = records.filter((record) => this.#known.get(record.serverMessageId) === undefined);
+    const news = records.filter(
+      ({ serverMessageId, position }) => this.#known.get(serverMessageId) !== markOf(position),
+    );
     await this.#cassandra.writeAll(
       news.map((record) => ({ key: record.serverMessageId, statements: [acceptance(record)] })),
     );
-    for (const record of news) this.#known.set(record.serverMessageId, 0);
+    for (const { serverMessageId, position } of news) this.#known.set(serverMessageId, markOf(position));
   }
 
   async get(serverMessageIds: readonly string[]): Promise<(StatusRecord | undefined)[]> {
@@ -72,7 +76,7 @@ export class CassandraStatusStore implements StatusStore {
     }
     return serverMessageIds.map((id) => {
       const record = recordOf(id, rows.get(id) ?? []);
-      if (record) this.#known.set(id, 0);
+      if (record) this.#known.set(id, markOf(record.position));
       return record;
     });
   }
@@ -85,7 +89,7 @@ export class CassandraStatusStore implements StatusStore {
       else byMessage.set(update.serverMessageId, [update]);
     }
     const recorded = await this.#recorded(byMessage);
-    const written: string[] = [];
+    const written: StatusRecord[] = [];
     const writes: PartitionWrite[] = [];
     for (const [id, updates] of byMessage) {
       const known = recorded.has(id);
@@ -94,10 +98,10 @@ export class CassandraStatusStore implements StatusStore {
       const base = known ? undefined : counting[0]?.base?.();
       const statements = [...(base ? [acceptance(base)] : []), ...counting.flatMap(happenings)];
       if (statements.length > 0) writes.push({ key: id, statements });
-      if (base) written.push(id);
+      if (base) written.push(base);
     }
     await this.#cassandra.writeAll(writes);
-    for (const id of written) this.#known.set(id, 0);
+    for (const { serverMessageId, position } of written) this.#known.set(serverMessageId, markOf(position));
   }
 
   /** Nothing to do: the table's time to live expires records, 380 days after they were written. */
@@ -119,10 +123,15 @@ export class CassandraStatusStore implements StatusStore {
     for (const { server_message_id } of await this.#cassandra.readAll<Row>(EXIST, unknown)) {
       const id = server_message_id.toString();
       recorded.add(id);
-      this.#known.set(id, 0);
+      this.#known.set(id, SOME);
     }
     return recorded;
   }
+}
+
+/** A number of 1 and more for a position: what of its digits a number can hold, the last ones, in which two of one key hardly agree. */
+function markOf(position: string): number {
+  return 1 + Number.parseInt(position.slice(-13), 16);
 }
 
 function acceptance(record: StatusRecord): Statement {

@@ -7,6 +7,8 @@ import { earliest, type StatusRecord, type StatusUpdate } from './status-store.j
 export type Row = string;
 
 const UNCHANGING = 8;
+/** The field of the position, from 0. */
+const POSITION = 5;
 /** How many fields change: deliveredAtMs, readAtMs, failedAtMs, code, devices, takenAtMs, transmittedAtMs. */
 const CHANGING = 7;
 const NOTHING_YET: readonly string[] = ['0', '0', '0', '', '', '0', '0'];
@@ -22,6 +24,13 @@ export function rowOf(r: StatusRecord): Row {
 /** The id at the head of a row, without the rest. */
 export function idOf(row: Row): string {
   return row.slice(0, row.indexOf('\t'));
+}
+
+/** Where the acceptance of a row stands in the log. */
+export function positionOf(row: Row): string {
+  let from = 0;
+  for (let field = 0; field < POSITION; field++) from = row.indexOf('\t', from) + 1;
+  return row.slice(from, row.indexOf('\t', from));
 }
 
 export function recordOf(row: Row): StatusRecord {
@@ -110,6 +119,12 @@ export function merged(row: Row, update: StatusUpdate): Row {
   const transmittedAtMs = earliest(Number(transmitted), isDelivery ? update.transmittedAtMs : 0);
   const told = `${failsEarlier ? update.code : code}\t${all}\t${takenAtMs}\t${transmittedAtMs}`;
   return `${row.slice(0, end)}\t${deliveredAtMs}\t${readAtMs}\t${failedAtMs}\t${told}`;
+}
+
+/** The row of another acceptance of the same message, with what has happened to it since. */
+export function acceptedAt(row: Row, record: StatusRecord): Row {
+  const other = rowOf(record);
+  return `${other.slice(0, endOfHead(other))}${row.slice(endOfHead(row))}`;
 }
 
 /** Where the fields that never change end. */

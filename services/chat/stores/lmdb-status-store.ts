@@ -1,7 +1,7 @@
 import { ChurnMap, IdTable, keyOf } from '@chatmesh/mesh';
 import { DamagedRow, type LmdbEnvironment, newRow, numberIn, rowOfNumber, type Table } from '@chatmesh/mesh/lmdb';
 import { rowOfBatch, textOf, versionsIn } from './lmdb-status-batch.js';
-import { idOf, merged, type Row, recordOf, rowOf } from './lmdb-status-row.js';
+import { acceptedAt, idOf, merged, positionOf, type Row, recordOf, rowOf } from './lmdb-status-row.js';
 import { RecentBatches } from './recent-batches.js';
 import { DAMAGED, type StatusAnswer, type StatusRecord, type StatusStore, type StatusUpdate } from './status-store.js';
 
@@ -94,8 +94,13 @@ export class LmdbStatusStore implements StatusStore {
     for (const record of records) {
       const id = record.serverMessageId;
       const place = this.#placeOf(id);
-      const none = place === undefined || this.#damaged.has(id);
-      written.add(none ? this.#put(id, rowOf(record)) : this.#written(place));
+      const found = place === undefined ? undefined : this.#rowAt(place);
+      if (place === undefined || found === undefined || this.#damaged.has(id))
+        written.add(this.#put(id, rowOf(record)));
+      else {
+        const earlier = typeof found === 'string' && record.position < positionOf(found);
+        written.add(earlier ? this.#put(id, acceptedAt(found, record)) : this.#written(place));
+      }
     }
     await all(written);
   }

@@ -71,7 +71,12 @@ export type StatusAnswer = StatusRecord | typeof DAMAGED | undefined;
 
 /** One record for each accepted message. All writes are durable when their promise resolves. */
 export interface StatusStore extends AsyncDisposable {
-  /** Records acceptances; a message that has a record keeps it, one whose record was found to be damaged gets this one. @throws MeshError `unavailable` */
+  /**
+   * Records acceptances. Of several of one message the one with the lowest position counts: the owner of the recipient meets that
+   * one first. What has happened to the message since stays. One whose record was found to be damaged gets this one.
+   *
+   * @throws MeshError `unavailable`
+   */
   accept(records: readonly StatusRecord[]): Promise<void>;
   /** The records of messages, in the order asked. Sees every write whose promise resolved. */
   get(serverMessageIds: readonly string[]): Promise<StatusAnswer[]>;
