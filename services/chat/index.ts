@@ -8,7 +8,14 @@ export type { InboxRow, InboxStore } from './stores/inbox-store.js';
 export { LmdbInboxStore } from './stores/lmdb-inbox-store.js';
 export { LmdbMessageLog } from './stores/lmdb-message-log.js';
 export { LmdbStatusStore } from './stores/lmdb-status-store.js';
-export type { DamagedEvent, LogConsumer, LogRecord, MessageLog, Position } from './stores/message-log.js';
+export type {
+  ConsumeOptions,
+  DamagedEvent,
+  LogConsumer,
+  LogRecord,
+  MessageLog,
+  Position,
+} from './stores/message-log.js';
 export { PulsarMessageLog } from './stores/pulsar-message-log.js';
 export {
   DAMAGED,

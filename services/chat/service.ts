@@ -15,16 +15,12 @@ import {
 import type { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import { adminRpc } from './admin-rpc.js';
 import type { ChatConfig } from './config.js';
-import { AcceptLimit } from './domain/accept-limit.js';
-import { Fingerprinter } from './domain/fingerprint.js';
-import { TokenBuckets } from './domain/token-bucket.js';
 import { fingerprintKeyOf, openEmbedded, openStores, type Stores } from './engines.js';
 import { exposeRouter } from './metrics.js';
+import { Router } from './router.js';
 import { GrpcDirectory, GrpcSessions } from './routing/clients.js';
-import { CachedDirectory, type DirectoryClient } from './routing/directory.js';
-import { Ingress } from './routing/ingress.js';
-import { OWNER_DEFAULTS, Owner, type OwnerOptions, type SessionFinder } from './routing/owner.js';
-import { Sweeper } from './routing/sweeper.js';
+import type { DirectoryClient } from './routing/directory.js';
+import type { Owner, OwnerOptions, SessionFinder } from './routing/owner.js';
 import { internalRpc, routerRpc } from './rpc.js';
 import type { MessageLog } from './stores/message-log.js';
 
@@ -42,15 +38,6 @@ export interface ChatOverrides extends Stores {
   readonly presence: SessionFinder;
   readonly now: WallClock;
   readonly owner: Partial<OwnerOptions>;
-}
-
-/** What works on the stores, once they are open. */
-interface Router {
-  readonly log: MessageLog;
-  readonly rates: TokenBuckets;
-  readonly ingress: Ingress;
-  readonly owner: Owner;
-  readonly sweeper: Sweeper;
 }
 
 /** The router: accepts messages onto the log and delivers what the log hands it. */
@@ -108,7 +95,7 @@ export class ChatService implements Service {
     return this.#running().owner;
   }
 
-  get sweeper(): Sweeper {
+  get sweeper(): Router['sweeper'] {
     return this.#running().sweeper;
   }
 
@@ -118,7 +105,7 @@ export class ChatService implements Service {
 
   /** False while messages cannot be made durable. */
   get ready(): boolean {
-    return this.#router?.log.writable ?? false;
+    return this.#router?.stores.log.writable ?? false;
   }
 
   /**
@@ -198,39 +185,20 @@ export class ChatService implements Service {
       damagedRow: (row) => this.owner.damagedRow(row),
     });
     followLog(clock, stores.log, config.timestampsMayGoBack, logger);
-    const directory = new CachedDirectory(
-      overrides.directory ?? closed(closing, new GrpcDirectory({ address: config.userAddress, logger, tls })),
-      monotonicMs,
-      overrides.directoryMaxAgeMs,
-    );
+    const directory =
+      overrides.directory ?? closed(closing, new GrpcDirectory({ address: config.userAddress, logger, tls }));
     const presence =
       overrides.presence ?? closed(closing, new GrpcSessions({ address: config.presenceAddress, logger, tls }));
-    const { log, statuses, claims, inbox } = stores;
-    const fingerprints = new Fingerprinter(fingerprintKeyOf(config));
-    const limit = new AcceptLimit(() => this.#router?.owner.lagMs ?? 0, monotonicMs);
-    const rates = new TokenBuckets({ rate: config.sendRate, burst: config.sendBurst }, stores.sendTokens);
-    const ingress = new Ingress({
-      log,
-      statuses,
-      claims,
-      directory,
-      fingerprints,
-      rates,
-      clock,
-      limit,
-      traces,
-    });
-    const { deliveryRetries, deliveryRetryMs } = config;
-    const options = { ...OWNER_DEFAULTS, deliveryRetries, deliveryRetryMs, ...overrides.owner };
-    const owner = new Owner({ ...stores, directory, presence, now: () => clock.now(), logger, traces, options });
-    const sweeper = new Sweeper({ owner, inbox, statuses, now, logger });
-    const rpc = { clock, ingress, owner, directory, log, inbox, statuses };
+    const { directoryMaxAgeMs, owner: options } = overrides;
+    const fingerprintKey = fingerprintKeyOf(config);
+    const deps = { config, fingerprintKey, stores, directory, directoryMaxAgeMs, presence, clock, now, logger, traces };
+    const router = new Router({ ...deps, options });
     this.#server
-      .add(RouterService, routerRpc(rpc))
-      .add(InternalChatService, internalRpc(rpc))
-      .add(AdminService, adminRpc({ owner, directory, presence, log }));
-    exposeRouter(metrics, { ingress, owner, clock });
-    return { log, rates, ingress, owner, sweeper };
+      .add(RouterService, routerRpc(router.rpc))
+      .add(InternalChatService, internalRpc(router.rpc))
+      .add(AdminService, adminRpc({ ...router.rpc, presence }));
+    exposeRouter(metrics, router);
+    return router;
   }
 }
 

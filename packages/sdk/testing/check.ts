@@ -181,7 +181,9 @@ export class Check {
 
       const { connection, firstTick } = copy;
       const newest = newestOn.get(connection) ?? 0;
-      if (send.acceptedTick < connection.connectingTick) {
+      // What was sent before a device was registered is not due to it; it may come when a fault has it handled again.
+      const due = device.sinceTick <= (send.attempts[0]?.tick ?? 0);
+      if (due && send.acceptedTick < connection.connectingTick) {
         if (firstTick > (connection.caughtUpTick ?? firstTick)) reordered(() => `${id} came after caught_up`);
         if (send.acceptedTick < newest) reordered(() => `${id} waited, and came after something newer`);
       }

@@ -49,6 +49,15 @@ export class History {
     this.#records.killed = { atMs: this.#records.nowMs(), connections };
   }
 
+  /**
+   * For so long from now on, faults hold up what clients confirm, or lose it with a server: it takes effect within a second after their
+   * end. Without a call, faults are expected to hold up nothing.
+   */
+  disturbed(forMs: number): void {
+    const fromMs = this.#records.nowMs();
+    this.#records.disturbances.push({ fromMs, untilMs: fromMs + forMs });
+  }
+
   /** What was broken so far. Call it when nothing is expected to arrive any more; it may be called again later. */
   check(options: CheckOptions = {}): Report {
     return new Check(this.#records, options).report();

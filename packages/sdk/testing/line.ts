@@ -27,7 +27,12 @@ export class Line {
 
   /** A send, or a repeat of one under the same client_message_id. @param recipients user_ids */
   sending(clientMessageId: string, recipients: readonly string[], content: string): void {
-    const attempt: Attempt = { connection: this.connection, tick: this.records.tick(), refused: false };
+    const attempt: Attempt = {
+      connection: this.connection,
+      tick: this.records.tick(),
+      refused: false,
+      uncertain: false,
+    };
     const { device } = this.connection;
     const send = device.user.sends.get(clientMessageId);
     if (send !== undefined) {
@@ -68,6 +73,7 @@ export class Line {
     const attempt = send?.attempts.find((open) => open.connection === this.connection && !open.refused);
     if (send === undefined || attempt === undefined || send.message !== undefined) return;
     attempt.refused = true;
+    attempt.uncertain = code === 'unavailable';
     if (!worthARetry.has(code)) send.refusedWith = code;
   }
 
@@ -203,7 +209,9 @@ export class Line {
 
     const here = send.attempts.find((attempt) => attempt.connection === connection && !attempt.refused);
     const earlier = send.attempts.filter((attempt) => attempt !== here && !attempt.refused);
-    send.order = deduplicated ? (earlier.length === 1 ? earlier[0] : undefined) : here;
+    const certain = !send.attempts.some(({ uncertain }) => uncertain);
+    if (deduplicated) send.order = certain && earlier.length === 1 ? earlier[0] : undefined;
+    else send.order = certain ? here : undefined;
 
     if (timestamp < send.floor) this.#wentBack(send, timestamp, send.floor);
     const { user } = send.device;
@@ -261,7 +269,8 @@ export class Line {
   }
 
   #confirmation(): Confirmation {
-    return { connection: this.connection, atMs: this.records.nowMs(), tick: this.records.tick() };
+    const { disturbances } = this.records;
+    return { disturbances, connection: this.connection, atMs: this.records.nowMs(), tick: this.records.tick() };
   }
 }
 

@@ -41,6 +41,8 @@ export interface Attempt {
   readonly connection: ConnectionRecord;
   readonly tick: number;
   refused: boolean;
+  /** Refused as `unavailable`: it may have been accepted all the same. */
+  uncertain: boolean;
 }
 
 /** A send as its sender sees it, over all its attempts. */
@@ -80,6 +82,8 @@ export interface MessageRecord {
 
 /** A confirmation on its way to the server. */
 export interface Confirmation {
+  /** All of the history so far, in the order in which they began. */
+  readonly disturbances: readonly Disturbance[];
   readonly connection: ConnectionRecord;
   readonly atMs: number;
   readonly tick: number;
@@ -112,14 +116,28 @@ export interface ReceiptRecord {
 /** A confirmation takes effect within this time. */
 export const effectMs = 1000;
 
+/** Faults between two moments. */
+export interface Disturbance {
+  readonly fromMs: number;
+  readonly untilMs: number;
+}
+
+/** When a confirmation must have taken effect: that takes a second, and faults on its way hold it up. */
+function dueAtMs({ atMs, disturbances }: Confirmation): number {
+  let dueMs = atMs + effectMs;
+  for (const { fromMs, untilMs } of disturbances) if (fromMs < dueMs) dueMs = Math.max(dueMs, untilMs + effectMs);
+  return dueMs;
+}
+
 /** True when the confirmation may have been lost with its connection. */
-export function mayBeLost({ connection, atMs }: Confirmation): boolean {
-  return connection.lostAtMs !== undefined && connection.lostAtMs - atMs <= effectMs;
+export function mayBeLost(confirmation: Confirmation): boolean {
+  const { lostAtMs } = confirmation.connection;
+  return lostAtMs !== undefined && lostAtMs <= dueAtMs(confirmation);
 }
 
 /** True when the server must have acted on the confirmation. */
 export function isEffective(confirmation: Confirmation | undefined, nowMs: number): boolean {
-  return confirmation !== undefined && !mayBeLost(confirmation) && nowMs - confirmation.atMs > effectMs;
+  return confirmation !== undefined && !mayBeLost(confirmation) && nowMs > dueAtMs(confirmation);
 }
 
 const none: readonly never[] = [];
@@ -130,6 +148,7 @@ export class Records {
   /** By server_message_id. */
   readonly messages = new Map<string, MessageRecord>();
   readonly faults = new Faults();
+  readonly disturbances: Disturbance[] = [];
   redelivered = 0;
   receiptsRedelivered = 0;
   connections = 0;

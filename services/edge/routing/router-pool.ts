@@ -1,4 +1,5 @@
 import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
+import { RouterService } from '@chatmesh/gen/chat/v1/router';
 import {
   addressesOf,
   type Client,
@@ -10,28 +11,37 @@ import {
   type MeshTls,
 } from '@chatmesh/mesh';
 import { rendezvous } from '../domain/rendezvous.js';
-import { type RouterListener, RouterStream } from './router-stream.js';
+import { type RouterClient, type RouterListener, RouterStream } from './router-stream.js';
 
 const RESOLVE_MS = 5_000;
 /** Of calls, this share may be tried again elsewhere, and so many at once: more would add to an outage. */
 const RETRY_SHARE = 0.1;
 const RETRY_BURST = 10;
 
+/** How one router is reached. */
+export interface RouterClients {
+  readonly stream: RouterClient;
+  readonly calls: Client<typeof InternalChatService> & { close(): void };
+}
+
 export interface RouterPoolOptions {
   readonly edgeId: string;
   readonly listener: RouterListener;
   readonly logger: Logger;
   readonly tls: MeshTls | undefined;
+  /** Reaches a router; over gRPC where it is left out. */
+  readonly clientsOf?: ((address: string) => RouterClients) | undefined;
 }
 
 interface Router {
   readonly stream: RouterStream;
-  readonly client: Client<typeof InternalChatService> & { close(): void };
+  readonly client: RouterClients['calls'];
 }
 
 /** The routers of a mesh: a stream to each, and calls to any of them. */
 export class RouterPool {
   readonly #options: RouterPoolOptions;
+  readonly #clientsOf: (address: string) => RouterClients;
   readonly #clock = new MeshClock(Date.now);
   /** Of all configured addresses, those that are to be looked up. */
   readonly #names: readonly string[];
@@ -43,6 +53,12 @@ export class RouterPool {
   /** @param addresses `host:port`, or `dns:///name:port` for every address of a name, for example of a headless service. */
   constructor(addresses: readonly string[], options: RouterPoolOptions) {
     this.#options = options;
+    this.#clientsOf =
+      options.clientsOf ??
+      ((address) => ({
+        stream: createClient(RouterService, { ...options, address }),
+        calls: createClient(InternalChatService, { ...options, address }),
+      }));
     this.#names = addresses.filter(isName);
     this.#fixed = addresses.filter((address) => !isName(address));
   }
@@ -155,11 +171,9 @@ export class RouterPool {
         known.stream.retired = false;
         continue;
       }
-      const stream = new RouterStream({ address, clock: this.#clock, ...this.#options });
-      this.#routers.set(address, {
-        stream,
-        client: createClient(InternalChatService, { ...this.#options, address }),
-      });
+      const { stream: client, calls } = this.#clientsOf(address);
+      const stream = new RouterStream({ address, client, clock: this.#clock, ...this.#options });
+      this.#routers.set(address, { stream, client: calls });
       stream.connect();
     }
     for (const [address, { stream }] of this.#routers) {

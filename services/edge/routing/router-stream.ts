@@ -1,11 +1,11 @@
 import { MessageStatus } from '@chatmesh/gen/chat/v1/frames';
-import {
-  type Confirmation,
-  type RouteRequest,
-  type RouteResponse,
+import type {
+  Confirmation,
+  RouteRequest,
+  RouteResponse,
   RouterService,
-  type Submit,
-  type SubmitResult,
+  Submit,
+  SubmitResult,
 } from '@chatmesh/gen/chat/v1/router';
 import {
   AttachResultWire,
@@ -17,8 +17,7 @@ import {
 import {
   type BidiCall,
   ChurnMap,
-  type ClientOptions,
-  createClient,
+  type Client,
   Departure,
   type Logger,
   type MeshClock,
@@ -27,6 +26,9 @@ import {
 } from '@chatmesh/mesh';
 import { Ejection } from '../domain/ejection.js';
 import type { Session } from '../sessions/session.js';
+
+/** Opens streams to one router. */
+export type RouterClient = Pick<Client<typeof RouterService>, 'route'> & { close(): void };
 
 /** What a router says, and the end of its stream. */
 export interface RouterListener {
@@ -93,7 +95,7 @@ interface Outgoing {
 export class RouterStream {
   readonly address: string;
   readonly #edgeId: string;
-  readonly #client;
+  readonly #client: RouterClient;
   readonly #listener: RouterListener;
   readonly #logger: Logger;
   readonly #clock: MeshClock;
@@ -119,13 +121,20 @@ export class RouterStream {
   /** True when the router takes no more messages. */
   leaving = false;
 
-  constructor(options: ClientOptions & { edgeId: string; listener: RouterListener; logger: Logger; clock: MeshClock }) {
+  constructor(options: {
+    address: string;
+    client: RouterClient;
+    edgeId: string;
+    listener: RouterListener;
+    logger: Logger;
+    clock: MeshClock;
+  }) {
     this.address = options.address;
     this.#edgeId = options.edgeId;
     this.#listener = options.listener;
     this.#logger = options.logger;
     this.#clock = options.clock;
-    this.#client = createClient(RouterService, options);
+    this.#client = options.client;
   }
 
   /** True while the router answers. */

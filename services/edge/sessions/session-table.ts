@@ -8,7 +8,7 @@ import { CLOSE } from '../domain/close-codes.js';
 import { type ClientAction, MAX_IDS } from '../domain/frames.js';
 import { PushedEvent, RECEIPT } from '../domain/pushed-event.js';
 import { SessionWheel, TURN_MS } from '../domain/session-wheel.js';
-import { RouterPool } from '../routing/router-pool.js';
+import { RouterPool, type RouterPoolOptions } from '../routing/router-pool.js';
 import type { RouterListener, RouterStream, SubmitAnswer, UntakenConfirmation } from '../routing/router-stream.js';
 import { AckedReceipts } from './acked-receipts.js';
 import { Inflow } from './inflow.js';
@@ -31,6 +31,7 @@ export interface SessionTableDeps {
   readonly traces?: Traces | undefined;
   readonly now: WallClock;
   readonly turnMs?: number | undefined;
+  readonly clientsOf?: RouterPoolOptions['clientsOf'];
   readonly checkToken: TokenCheck;
   readonly observer: SessionObserver;
 }
@@ -87,6 +88,7 @@ export class SessionTable implements RouterListener {
       listener: this,
       logger: deps.logger,
       tls: deps.tls,
+      clientsOf: deps.clientsOf,
     });
   }
 
