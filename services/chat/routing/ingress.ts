@@ -301,7 +301,8 @@ export class Ingress {
       const earliest = await Promise.all(claimed);
       // What becomes of those before decides whether an earlier time may be taken.
       if (earliest.some(({ acceptedAtMs }, i) => acceptedAtMs !== batch[i]?.acceptedAtMs)) await this.#answered;
-      const accepted = batch.filter((pending, i) => this.#adopt(pending, earliest[i] as Claim));
+      const latestMs = new Map<string, number>();
+      const accepted = batch.filter((pending, i) => this.#adopt(pending, earliest[i] as Claim, latestMs));
       if (accepted.length > 0) this.#answered = this.#accept(accepted, this.#answered);
     });
   }
@@ -310,15 +311,17 @@ export class Ingress {
    * Gives a message the time at which another router, or an attempt that failed, may have accepted it, and those behind it no
    * earlier one; false when that one was of another content. What its sender sent later may have been accepted meanwhile: then
    * there was no such acceptance, or the owner of the recipient has recorded it, and its own time has to be no earlier.
+   *
+   * @param latestMs by sender, when messages of this batch are accepted; kept up.
    */
-  #adopt(pending: Decided, { acceptedAtMs, fingerprint }: Claim): boolean {
+  #adopt(pending: Decided, { acceptedAtMs, fingerprint }: Claim, latestMs: Map<string, number>): boolean {
     if (fingerprint !== pending.message.fingerprint) {
       this.#finish(pending, usedBefore());
       return false;
     }
     const { senderId } = pending.submission;
-    const latestMs = this.#latestMs.get(senderId) ?? 0;
-    if (acceptedAtMs !== pending.acceptedAtMs && acceptedAtMs >= latestMs) {
+    const afterMs = latestMs.get(senderId) ?? this.#latestMs.get(senderId) ?? 0;
+    if (acceptedAtMs !== pending.acceptedAtMs && acceptedAtMs >= afterMs) {
       this.#deps.clock.hear(acceptedAtMs);
       this.#adoptedMs = Math.max(this.#adoptedMs, acceptedAtMs);
       pending.acceptedAtMs = acceptedAtMs;
@@ -329,6 +332,7 @@ export class Ingress {
       pending.acceptedAtMs = this.#adoptedMs;
       pending.message.acceptedAtMs = BigInt(this.#adoptedMs);
     }
+    latestMs.set(senderId, pending.acceptedAtMs);
     return true;
   }
 

@@ -1,0 +1,85 @@
+import { describe, expect, test } from '@jest/globals';
+import fc from 'fast-check';
+import { repeats } from '../long.js';
+import { plans } from './plans.js';
+import { type Plan, run } from './run.js';
+
+/** Those that found a fault of the product once, as small as they became. */
+const FOUND: readonly [what: string, plan: Plan][] = [
+  [
+    'a row of what was confirmed while its device was drained',
+    {
+      seed: 533363905,
+      users: 2,
+      routers: 2,
+      edges: 2,
+      steps: [
+        { kind: 'online', afterMs: 0, device: 0 },
+        { kind: 'kill', afterMs: 1005, node: 0, forMs: 100 },
+        { kind: 'online', afterMs: 10, device: 3 },
+        { kind: 'send', afterMs: 10, device: 0, to: 0, count: 4 },
+        { kind: 'send', afterMs: 42, device: 0, to: 0, count: 7 },
+      ],
+    },
+  ],
+  [
+    'two copies on the log, of which the record named the later one',
+    {
+      seed: -13,
+      users: 2,
+      routers: 2,
+      edges: 1,
+      steps: [
+        { kind: 'online', afterMs: 0, device: 7 },
+        { kind: 'send', afterMs: 2, device: 1, to: 0, count: 200 },
+        { kind: 'cut', afterMs: 6, edge: 0, router: 9 },
+        { kind: 'send', afterMs: 4, device: 0, to: 0, count: 4 },
+      ],
+    },
+  ],
+  [
+    'a message that was tried again after an outage, behind later ones',
+    {
+      seed: 0,
+      users: 3,
+      routers: 1,
+      edges: 2,
+      steps: [
+        { kind: 'send', afterMs: 0, device: 0, to: 0, count: 227 },
+        { kind: 'away', afterMs: 1, engine: 'log', forMs: 4057 },
+        { kind: 'online', afterMs: 9, device: 3 },
+        { kind: 'send', afterMs: 4, device: 3, to: 15, count: 1 },
+        { kind: 'kill', afterMs: 46, node: 1, forMs: 2234 },
+        { kind: 'send', afterMs: 2633, device: 9, to: 1, count: 2 },
+        { kind: 'manner', afterMs: 48, device: 0, manner: 'read' },
+        { kind: 'send', afterMs: 1569, device: 7, to: 10, count: 1 },
+        { kind: 'cut', afterMs: 326, edge: 10, router: 9 },
+        { kind: 'online', afterMs: 1909, device: 1 },
+      ],
+    },
+  ],
+];
+
+describe('a simulated mesh', () => {
+  test('runs alike with the same seed', async () => {
+    const [, plan] = FOUND[0] as (typeof FOUND)[number];
+    const [one, other] = [await run(plan), await run(plan)];
+    expect(other.trace).toBe(one.trace);
+    expect(other.events).toBe(one.events);
+    expect(one.events).toBeGreaterThan(1000);
+  });
+
+  test.each(FOUND)('%s: is found no more', async (_, plan) => {
+    expect((await run(plan)).fault).toBeUndefined();
+  });
+
+  test('keeps every promise, whatever fails', async () => {
+    await fc.assert(
+      fc.asyncProperty(plans, async (plan) => {
+        const { fault } = await run(plan);
+        if (fault !== undefined) throw new Error(fault);
+      }),
+      { numRuns: repeats(20, 500), seed: 1 },
+    );
+  });
+});
