@@ -61,8 +61,9 @@ export class SimulatedDevice {
     return this.#outbox.size === 0;
   }
 
-  get online(): boolean {
-    return this.#connection !== undefined;
+  /** Whether it is connected and was told that it has everything that had waited. */
+  get caughtUp(): boolean {
+    return this.#connection?.caughtUpSaid ?? false;
   }
 
   goOnline(): void {
@@ -170,6 +171,7 @@ export class SimulatedDevice {
 
 /** One WebSocket between a device and an edge. */
 class Connection implements ClientSink {
+  caughtUpSaid = false;
   readonly #mesh: SimulatedMesh;
   readonly #device: SimulatedDevice;
   readonly #edge: Host;
@@ -261,6 +263,7 @@ class Connection implements ClientSink {
     const frame = JSON.parse(text) as ServerFrame;
     if ('heartbeat' in frame) return;
     this.#mesh.world.tell(this.#device.host.name, () => `<- ${text}`);
+    if ('caught_up' in frame) this.caughtUpSaid = true;
     recordServerFrame(this.#line, frame);
     this.#device.received(frame);
   }

@@ -103,8 +103,11 @@ async function mutants(which: string): Promise<void> {
     const how = !broke ? 'DID NOT RUN' : code === 1 ? 'found' : 'NOT FOUND';
     if (how !== 'found') process.exitCode = 1;
     const kinds = [...said.matchAll(/^ +[1-9]\d* {2}(\w+):/gm)].map(([, kind]) => kind);
-    const why = kinds.length > 0 ? kinds.join(', ') : (/not everything had arrived|promise was rejected/.exec(said)?.[0] ?? '');
-    console.log(`${how.padEnd(11)} ${((now() - began) / 1000).toFixed(0).padStart(3)} s  ${mutant.name}${why ? `: ${why}` : ''}`);
+    const why =
+      kinds.length > 0 ? kinds.join(', ') : (/not everything had arrived|promise was rejected/.exec(said)?.[0] ?? '');
+    console.log(
+      `${how.padEnd(11)} ${((now() - began) / 1000).toFixed(0).padStart(3)} s  ${mutant.name}${why ? `: ${why}` : ''}`,
+    );
     if (!broke) console.log(said.slice(0, 600));
   }
 }

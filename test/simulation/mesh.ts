@@ -14,6 +14,8 @@ import { Network } from './network.js';
 import type { Host, World } from './world.js';
 
 const PARTITIONS = 4;
+/** Who registers a device tries again after this. */
+const REGISTER_MS = 12_000;
 /** A presence entry of an edge that has died is there for so long. */
 const PRESENCE_TTL_MS = 30_000;
 const CODECS = { request: RouteRequestWire, response: RouteResponseWire };
@@ -236,22 +238,25 @@ export class SimulatedMesh {
     this.users.set(userId, { userId, deviceIds, blockedUserIds: new Set(), readReceipts, suspended: false });
   }
 
-  /** Registers a device and announces it, as an edge does that admits it; `done` is told when both have happened. */
+  /** Registers a device and announces it, as an edge does that admits it; `done` is told once when both have happened. */
   register(userId: string, deviceId: string, done: () => void): void {
     const { host, table } = this.world.random.among(this.edges);
-    const later = () => void this.world.after(500, () => this.register(userId, deviceId, done));
-    if (host.state !== 'running') {
-      later();
-      return;
-    }
     const user = this.users.get(userId);
     if (user && !user.deviceIds.includes(deviceId))
       this.users.set(userId, { ...user, deviceIds: [...user.deviceIds, deviceId] });
+    let over = false;
+    const ends = (then: () => void) => () => {
+      if (!over) this.world.after(0, then);
+      over = true;
+    };
+    const again = ends(() => this.register(userId, deviceId, done));
     host.after(0, () => {
       table.routers
         .call(userId, (router) => router.announceDevices({ devices: [{ userId, deviceId }] }))
-        .then(() => void this.world.after(0, done), later);
+        .then(ends(done), () => void this.world.after(500, again));
     });
+    // The edge may die meanwhile.
+    this.world.after(REGISTER_MS, again);
   }
 
   kill(node: RouterNode | EdgeNode): void {

@@ -146,12 +146,6 @@ export const MUTANTS: readonly Mutant[] = [
     to: 'if (false) {',
   },
   {
-    name: 'let edges forget confirmations that are not durable',
-    module: OWNER,
-    from: 'await this.#ledger.flushed();',
-    to: '',
-  },
-  {
     name: 'believe an owner that does not know',
     module: OWNER,
     from: 'return this.#consumer?.owns(userId) ?? false;',

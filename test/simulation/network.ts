@@ -172,7 +172,9 @@ class End<In, Out> implements BidiCall<In, Out> {
     if (this.closed) return;
     this.#ended = true;
     this.peer.arrive(() => this.peer.finish(error));
-    this.arrive(() => this.finish(error));
+    // What is cancelled ends here at once.
+    if (error) this.host.after(0, () => this.finish(error));
+    else this.arrive(() => this.finish(error));
   }
 
   /** Has something happen at this end, behind what is on its way to it. */

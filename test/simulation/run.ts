@@ -110,20 +110,36 @@ class Run {
 
   #quiet(): boolean {
     return (
-      this.#devices.every((device) => device.settled && device.online) &&
+      this.#devices.every((device) => device.settled && device.caughtUp) &&
       this.#mesh.log.backlog === 0 &&
       this.#mesh.inbox.size === 0
     );
   }
 
   #waiting(): string {
-    const devices = this.#devices.filter((device) => !device.settled || !device.online);
+    const devices = this.#devices.filter((device) => !device.settled || !device.caughtUp);
     return [
       ...devices.map(
-        (device) => `device ${device.deviceId} of ${device.userId}: ${device.online ? 'no answers' : 'not connected'}`,
+        (device) =>
+          `device ${device.deviceId} of ${device.userId}: ${device.caughtUp ? 'no answers' : 'not caught up'}`,
       ),
       `on the log: ${this.#mesh.log.backlog}\n${this.#mesh.log.describe()}`,
       `in inboxes: ${this.#mesh.inbox.size}`,
+      ...this.#mesh.edges.map(({ name, table }) => `${name}: routers ${JSON.stringify(table.routers.reach)}`),
+      ...this.#mesh.routers.flatMap((node) =>
+        this.#users.flatMap((userId) => {
+          const actor = node.router.owner.actor(userId)?.describe();
+          const devices = actor?.devices.map(({ id, state, session, waitsFor, window }) => {
+            const at = session
+              ? `${session.link.edgeId.slice(0, 8)}/${session.number} ${session.ready ? 'ready' : 'attaching'}`
+              : '';
+            return `${id.slice(0, 8)} ${state} ${at} ${window.size} unconfirmed; waits for ${waitsFor}`;
+          });
+          return actor
+            ? [`${node.address} has ${userId}: waits for ${actor.waitsFor}\n  ${devices?.join('\n  ')}`]
+            : [];
+        }),
+      ),
     ].join('\n');
   }
 

@@ -328,7 +328,7 @@ export class Ingress {
       pending.message.acceptedAtMs = BigInt(acceptedAtMs);
       // The first copy's way is not this one's.
       pending.message.receivedAtMs = 0n;
-    } else if (acceptedAtMs < this.#adoptedMs) {
+    } else if (pending.acceptedAtMs < this.#adoptedMs) {
       pending.acceptedAtMs = this.#adoptedMs;
       pending.message.acceptedAtMs = BigInt(this.#adoptedMs);
     }

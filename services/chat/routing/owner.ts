@@ -119,7 +119,8 @@ export class Owner {
   readonly turns = new Turns(LOOKED_UP_PER_TURN);
   readonly #damage: Damage;
   readonly #recipients = new Map<string, Recipient>();
-  readonly #links = new Map<string, EdgeLink>();
+  /** The streams of each edge, the one that came last at the end: it has several where an old one ends after a new one has begun. */
+  readonly #links = new Map<string, EdgeLink[]>();
   readonly #stop = new AbortController();
   /** Events on the log, oldest first, until they are confirmed or stored. */
   readonly #held = new ChurnSet<Tracked>();
@@ -261,29 +262,35 @@ export class Owner {
 
   /** An edge has connected. */
   addLink(link: EdgeLink): void {
-    this.#links.set(link.edgeId, link);
+    this.#links.set(link.edgeId, [...(this.#links.get(link.edgeId) ?? []), link]);
     for (const recipient of this.#recipients.values()) recipient.linked(link);
   }
 
   /** An edge is gone, and its sessions with it. */
   removeLink(link: EdgeLink): void {
     link.close();
-    if (this.#links.get(link.edgeId) === link) this.#links.delete(link.edgeId);
+    const others = (this.#links.get(link.edgeId) ?? []).filter((other) => other !== link);
+    if (others.length > 0) this.#links.set(link.edgeId, others);
+    else this.#links.delete(link.edgeId);
     for (const [number, device] of [...link.sessions]) device.recipient.detach(device, link, number);
   }
 
   /** Has edges send through other routers. */
   leave(): void {
-    for (const link of this.#links.values()) link.leave();
+    for (const link of this.#allLinks()) link.leave();
   }
 
   /** Ends the streams to all edges. */
   endLinks(): void {
-    for (const link of [...this.#links.values()]) link.end();
+    for (const link of this.#allLinks()) link.end();
   }
 
   link(edgeId: string): EdgeLink | undefined {
-    return this.#links.get(edgeId);
+    return this.#links.get(edgeId)?.at(-1);
+  }
+
+  #allLinks(): EdgeLink[] {
+    return [...this.#links.values()].flat();
   }
 
   /**
@@ -660,7 +667,7 @@ export class Owner {
     this.#storeHeld(nowMs - this.#deps.options.maxHoldMs);
     for (const device of [...this.unconfirmed]) if (this.owns(device.recipient.userId)) this.#retransmit(device, nowMs);
     void this.#releaseConfirmations(nowMs);
-    for (const link of this.#links.values()) link.tellTime();
+    for (const link of this.#allLinks()) link.tellTime();
     for (const device of this.#ackedEarly.keys()) {
       if ((this.#ackedEarly.get(device) as number) > nowMs - FORGET_ACKS_MS) break;
       this.#ackedEarly.delete(device);
@@ -682,7 +689,7 @@ export class Owner {
     if (this.#releasing) return;
     const beforeMs = nowMs - this.#deps.options.maxHoldMs - 2 * SWEEP_MS;
     const due: { link: EdgeLink; sequence: number }[] = [];
-    for (const link of this.#links.values()) {
+    for (const link of this.#allLinks()) {
       const sequence = link.recordedBefore(beforeMs);
       if (sequence !== undefined) due.push({ link, sequence });
     }
