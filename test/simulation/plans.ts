@@ -3,7 +3,8 @@ import type { Plan, Step } from './run.js';
 
 const any = fc.nat({ max: 15 });
 const briefly = fc.integer({ min: 100, max: 12_000 });
-const engine = fc.constantFrom('log', 'inbox', 'statuses', 'claims', 'directory' as const);
+/** Not the claims: where they are away, a message may be told another time than its first copy bears, as their store says. */
+const engine = fc.constantFrom('log', 'inbox', 'statuses', 'directory');
 
 function step<K extends Step['kind']>(
   kind: K,

@@ -159,13 +159,15 @@ export class Ledger {
   }
 
   #store(batch: readonly Delivery[]): Promise<unknown> {
-    const rows = batch.map(rowOf);
-    const records = batch
-      .map(({ tracked, position }) => baseRecord(tracked.message, position))
-      .filter((r) => r !== undefined);
-    return this.whileUnavailable(() =>
-      Promise.all([this.#stores.inbox.append(rows, this.#now()), this.#stores.statuses.accept(records)]),
-    );
+    return this.whileUnavailable(() => {
+      // The others are a next owner's by now, who may have had them confirmed: a row of an attempt after that would stay.
+      const own = batch.filter(({ device }) => !device.recipient.abandoned);
+      const rows = own.map(rowOf);
+      const records = own
+        .map(({ tracked, position }) => baseRecord(tracked.message, position))
+        .filter((r) => r !== undefined);
+      return Promise.all([this.#stores.inbox.append(rows, this.#now()), this.#stores.statuses.accept(records)]);
+    });
   }
 
   async #storeAlone(delivery: Delivery): Promise<void> {
