@@ -96,8 +96,10 @@ async function mutants(which: string): Promise<void> {
     const env = { ...process.env, MUTANT: mutant.name };
     const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'], env });
     let said = '';
-    child.stdout.on('data', (data) => void (said += data));
-    child.stderr.on('data', (data) => void (said += data));
+    for (const stream of [child.stdout, child.stderr])
+      stream.on('data', (data) => {
+        said += data;
+      });
     const [code] = (await once(child, 'close')) as [number];
     const broke = /histories/.test(said);
     const how = !broke ? 'DID NOT RUN' : code === 1 ? 'found' : 'NOT FOUND';

@@ -166,13 +166,13 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'ignore when another attempt was accepted',
     module: INGRESS,
-    from: 'if (acceptedAtMs !== pending.acceptedAtMs && mayStand) {',
+    from: 'if (acceptedAtMs !== pending.acceptedAtMs && acceptedAtMs >= afterMs) {',
     to: 'if (false) {',
   },
   {
     name: 'give what comes later an earlier time',
     module: INGRESS,
-    from: 'if (acceptedAtMs !== pending.acceptedAtMs && mayStand) {',
+    from: 'if (acceptedAtMs !== pending.acceptedAtMs && acceptedAtMs >= afterMs) {',
     to: 'if (acceptedAtMs !== pending.acceptedAtMs) {',
   },
   {

@@ -79,7 +79,7 @@ describe('a simulated mesh', () => {
         const { fault } = await run(plan);
         if (fault !== undefined) throw new Error(fault);
       }),
-      { numRuns: repeats(20, 500), seed: 1 },
+      { numRuns: repeats(20, 500), seed: 1, endOnFailure: true },
     );
   });
 });

@@ -64,7 +64,6 @@ interface Pending {
 /** More submissions than this waiting for the log are refused with `unavailable`. */
 const MAX_PENDING = 50_000;
 const SENDERS_REMEMBERED = 100_000;
-const UNRECORDED_REMEMBERED = 100_000;
 const NO_SPANS: readonly Span[] = [];
 const NO_BYTES = new Uint8Array(0);
 
@@ -103,8 +102,6 @@ export class Ingress {
   #adoptedMs = 0;
   /** When messages of a sender were accepted last, where routers share the log. */
   readonly #latestMs = new RecentIdMap(SENDERS_REMEMBERED);
-  /** Messages that the log has and of which no record could be written. */
-  readonly #unrecorded = new RecentIdMap(UNRECORDED_REMEMBERED);
   /** The last batch that was published: batches are answered in their order, whichever is durable first. */
   #answered: Promise<void> = Promise.resolve();
   #drained: Promise<void> | undefined;
@@ -324,8 +321,7 @@ export class Ingress {
     }
     const { senderId } = pending.submission;
     const afterMs = latestMs.get(senderId) ?? this.#latestMs.get(senderId) ?? 0;
-    const mayStand = acceptedAtMs >= afterMs || this.#unrecorded.get(pending.id) !== undefined;
-    if (acceptedAtMs !== pending.acceptedAtMs && mayStand) {
+    if (acceptedAtMs !== pending.acceptedAtMs && acceptedAtMs >= afterMs) {
       this.#deps.clock.hear(acceptedAtMs);
       this.#adoptedMs = Math.max(this.#adoptedMs, acceptedAtMs);
       pending.acceptedAtMs = acceptedAtMs;
@@ -353,7 +349,6 @@ export class Ingress {
       events.push(eventOf(submission.senderId, { ...message, copy: true }));
       originals.push(undefined);
     }
-    let published = false;
     try {
       let recorded: Promise<void> | undefined;
       await this.#deps.log.publish(events, (positions) => {
@@ -365,8 +360,9 @@ export class Ingress {
         recorded.catch(() => {});
       });
       for (const span of publishing) span.end();
-      published = true;
-      await recorded;
+      // Where no record could be written the log has the message all the same: the owner of the recipient writes one before
+      // the log may forget it.
+      await recorded?.catch(() => {});
       await before;
       for (const accepted of batch) {
         if (this.#deps.claims) this.#latestMs.set(accepted.submission.senderId, accepted.acceptedAtMs);
@@ -381,10 +377,7 @@ export class Ingress {
       const { message, kind } = toMeshError(error);
       for (const span of publishing) span.end({}, kind);
       await before;
-      for (const accepted of batch) {
-        if (published) this.#unrecorded.set(accepted.id, accepted.acceptedAtMs);
-        this.#finish(accepted, new MeshError('unavailable', `not accepted: ${message}`));
-      }
+      for (const accepted of batch) this.#finish(accepted, new MeshError('unavailable', `not accepted: ${message}`));
     }
   }
 
