@@ -73,9 +73,9 @@ describe('messages of one connection that a router refuses are asked of another 
     router.say({ submitResults: [{ ref: refOf(router, id), acceptedAtMs: 1n }] });
 
   test('in the order in which they were sent, whatever was sent meanwhile', async () => {
-    const { send, answers, first, other } = await session(3);
+    const { opened, send, answers, first, other } = await session(3);
     refuse(first, 'm1');
-    await until(() => edge.sessions.routers.of(randomUUID())?.address === other.address, { what: 'the leave' });
+    await until(() => opened.detour !== undefined, { what: 'the refusal' });
     send('m4');
     refuse(first, 'm3');
     refuse(first, 'm2');
