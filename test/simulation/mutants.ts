@@ -98,12 +98,6 @@ export const MUTANTS: readonly Mutant[] = [
     to: 'if (known && !message.copy && !record.event.redriven) {',
   },
   {
-    name: 'keep two rows of one message',
-    module: RECIPIENT,
-    from: 'if (earlier !== undefined) return this.#dropSecond(record, kind.value, earlier);',
-    to: '',
-  },
-  {
     name: 'drop the second of two copies before the record names the first',
     module: RECIPIENT,
     from: 'if (base) await this.#owner.statuses.accept([base]); this.#owner.acknowledge(record); }',

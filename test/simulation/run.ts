@@ -27,6 +27,8 @@ export type Step = { readonly afterMs: number } & (
 export interface Plan {
   readonly seed: number;
   readonly users: number;
+  /** Of each user at the beginning. */
+  readonly devices: number;
   readonly routers: number;
   readonly edges: number;
   readonly steps: readonly Step[];
@@ -71,10 +73,10 @@ class Run {
     this.#mesh = new SimulatedMesh(world, plan);
     for (let i = 0; i < plan.users; i++) {
       const userId = uuidOf(world);
-      const deviceId = uuidOf(world);
+      const deviceIds = Array.from({ length: plan.devices }, () => uuidOf(world));
       this.#users.push(userId);
-      this.#mesh.addUser(userId, [deviceId]);
-      this.#devices.push(new SimulatedDevice(this.#mesh, this.#history, userId, deviceId));
+      this.#mesh.addUser(userId, deviceIds);
+      for (const id of deviceIds) this.#devices.push(new SimulatedDevice(this.#mesh, this.#history, userId, id));
     }
   }
 
@@ -145,8 +147,7 @@ class Run {
 
   #take(step: Step): void {
     const { network, temper } = this.#mesh;
-    if ('forMs' in step) this.#history.disturbed(step.forMs + FELT_MS);
-    else if (step.kind === 'move' || step.kind === 'cut') this.#history.disturbed(FELT_MS);
+    if (holdsUp(step)) this.#history.disturbed(('forMs' in step ? step.forMs : 0) + FELT_MS);
     this.#world.tell('plan', () => JSON.stringify(step));
     switch (step.kind) {
       case 'send':
@@ -245,4 +246,10 @@ class Run {
     const nodes = [...this.#mesh.routers, ...this.#mesh.edges];
     return nodes[n % nodes.length] as RouterNode | EdgeNode;
   }
+}
+
+/** Whether a fault may hold up what clients confirm: neither an inbox nor the directory is asked for that. */
+function holdsUp(step: Step): boolean {
+  if ('engine' in step) return step.engine === 'log' || step.engine === 'statuses';
+  return 'forMs' in step || step.kind === 'move' || step.kind === 'cut';
 }

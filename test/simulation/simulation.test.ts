@@ -11,6 +11,7 @@ const FOUND: readonly [what: string, plan: Plan][] = [
     {
       seed: 533363905,
       users: 2,
+      devices: 1,
       routers: 2,
       edges: 2,
       steps: [
@@ -27,6 +28,7 @@ const FOUND: readonly [what: string, plan: Plan][] = [
     {
       seed: -13,
       users: 2,
+      devices: 1,
       routers: 2,
       edges: 1,
       steps: [
@@ -42,6 +44,7 @@ const FOUND: readonly [what: string, plan: Plan][] = [
     {
       seed: 0,
       users: 3,
+      devices: 1,
       routers: 1,
       edges: 2,
       steps: [
