@@ -61,13 +61,16 @@ export class Tab {
 
   /** Sends what is typed, and reloads the page while the browser is still busy with it. */
   async sendAndReload(): Promise<void> {
+    const loaded = this.page.waitForEvent('load');
     await this.page.evaluate(() => {
       setTimeout(() => {
         document.querySelector<HTMLFormElement>('#composer')?.requestSubmit();
+        // By the page itself: a reload from outside may come before the timer on a busy machine.
+        location.reload();
         for (const end = performance.now() + 1_000; performance.now() < end; );
       });
     });
-    await this.page.reload();
+    await loaded;
   }
 
   /** The shown messages of the other user, from top to bottom. */
