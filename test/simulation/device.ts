@@ -10,9 +10,8 @@ import {
   recordClientFrame,
   recordServerFrame,
 } from '@chatmesh/sdk/testing';
-import type { EdgeNode, SimulatedMesh } from './mesh.js';
-import { uuidOf } from './mesh.js';
-import type { Host } from './world.js';
+import { type EdgeNode, type SimulatedMesh, uuidOf } from './mesh.js';
+import { type Host, Way } from './world.js';
 
 const RECONNECT_MS = 200;
 const RESEND_MS = 200;
@@ -177,11 +176,11 @@ class Connection implements ClientSink {
   readonly #edge: Host;
   readonly #line: Line;
   #session: Session | undefined;
-  #table: EdgeNode['table'] | undefined;
+  readonly #table: EdgeNode['table'];
   /** As the client knows: from the first frame that can go, to the end. */
   #state: 'opening' | 'open' | 'leaving' | 'gone' = 'opening';
-  #toClientMs = 0;
-  #toEdgeMs = 0;
+  readonly #wayToClient: Way;
+  readonly #wayToEdge: Way;
   #buffered = 0;
   #received = 0;
   #paused = false;
@@ -193,10 +192,10 @@ class Connection implements ClientSink {
     this.#device = device;
     this.#edge = edge.host;
     this.#line = line;
-    const { userId, deviceId } = device;
-    const table = edge.table;
-    this.#table = table;
-    this.#toEdge(() => this.#admit(table, userId, deviceId));
+    this.#table = edge.table;
+    this.#wayToClient = new Way(mesh.world, device.host);
+    this.#wayToEdge = new Way(mesh.world, edge.host);
+    this.#toEdge(() => this.#admit());
     // The connection breaks when the edge dies, and is given up where nothing comes.
     const watch = () => {
       if (this.#state === 'gone') return;
@@ -206,10 +205,11 @@ class Connection implements ClientSink {
     mesh.world.after(20, watch);
   }
 
-  #admit(table: EdgeNode['table'], userId: string, deviceId: string): void {
+  #admit(): void {
     if (this.#state === 'gone') return;
+    const { userId, deviceId } = this.#device;
     this.#mesh.world.tell(this.#edge.name, () => `opens a session of ${deviceId}`);
-    this.#session = table.open({ userId, deviceId, expiresAtMs: Date.now() + TOKEN_MS }, this);
+    this.#session = this.#table.open({ userId, deviceId, expiresAtMs: Date.now() + TOKEN_MS }, this);
     this.#toClient(() => {
       if (this.#state !== 'opening') return;
       this.#state = 'open';
@@ -258,7 +258,7 @@ class Connection implements ClientSink {
 
   #got(text: string): void {
     this.#buffered -= text.length;
-    this.#edge.after(0, () => this.#session && !this.#session.closed && this.#table?.taken(this.#session));
+    this.#edge.after(0, () => this.#session && !this.#session.closed && this.#table.taken(this.#session));
     if (this.#state === 'gone') return;
     const frame = JSON.parse(text) as ServerFrame;
     if ('heartbeat' in frame) return;
@@ -275,13 +275,13 @@ class Connection implements ClientSink {
       const text = this.#incoming.shift();
       if (text === undefined) return;
       this.#received += text.length;
-      this.#table?.heard(this.#session);
-      this.#table?.act(this.#session, parseFrame(text));
+      this.#table.heard(this.#session);
+      this.#table.act(this.#session, parseFrame(text));
     }
   }
 
   #ended(): void {
-    if (this.#session) this.#table?.ended(this.#session);
+    if (this.#session) this.#table.ended(this.#session);
   }
 
   accepted(...args: Parameters<ClientSink['accepted']>): void {
@@ -309,7 +309,7 @@ class Connection implements ClientSink {
   ping(): void {
     // A client that is there answers.
     this.#toClient(() => {
-      if (this.#state !== 'gone') this.#toEdge(() => this.#session && this.#table?.heard(this.#session));
+      if (this.#state !== 'gone') this.#toEdge(() => this.#session && this.#table.heard(this.#session));
     });
   }
 
@@ -336,15 +336,11 @@ class Connection implements ClientSink {
   }
 
   #toClient(then: () => void): void {
-    const { world, network } = this.#mesh;
-    this.#toClientMs = Math.max(this.#toClientMs, network.arrivalMs(this.#edge, this.#device.host));
-    this.#device.host.after(this.#toClientMs - world.nowMs, then);
+    this.#wayToClient.send(this.#mesh.network.arrivalMs(this.#edge, this.#device.host), then);
   }
 
   #toEdge(then: () => void): void {
-    const { world, network } = this.#mesh;
-    this.#toEdgeMs = Math.max(this.#toEdgeMs, network.arrivalMs(this.#edge, this.#device.host));
-    this.#edge.after(this.#toEdgeMs - world.nowMs, then);
+    this.#wayToEdge.send(this.#mesh.network.arrivalMs(this.#edge, this.#device.host), then);
   }
 }
 

@@ -15,7 +15,8 @@ Runs histories of a whole mesh in one thread, each with other faults, until one 
   --seed N          the seed of the first history; by default another one each time
   --path P          with --seed: goes on from the failure that was found there
   --plan JSON       one history, with all that happens in it
-  --mutants [all]   whether known faults in the rules of delivery are found, within a minute each: five of them, or all
+  --mutants WHICH   whether known faults in the rules of delivery are found, within a minute each: "some" (five of them),
+                    "all", or those with this in their names
 `;
 
 /** How much of a verdict is printed. */
@@ -83,7 +84,7 @@ async function mutants(which: string): Promise<void> {
   const chosen =
     which === 'all'
       ? MUTANTS
-      : which === ''
+      : which === 'some'
         ? Array.from({ length: SOME_MUTANTS }, (_, i) => MUTANTS[(first + i * 7) % MUTANTS.length])
         : MUTANTS.filter(({ name }) => name.includes(which));
   console.log(`seed ${seed}`);

@@ -51,7 +51,6 @@ export class RouterNode {
   start(): void {
     const mesh = this.#mesh;
     const host = mesh.world.host(`${this.address}#${++this.#starts}`);
-    host.wallAheadMs = mesh.wallAheadMs.get(this.address) ?? 0;
     this.#host = host;
     this.#serve = undefined;
     this.#calls = undefined;
@@ -154,7 +153,6 @@ export class EdgeNode {
     const mesh = this.#mesh;
     const { world } = mesh;
     const host = world.host(`${this.name}#${++this.#starts}`);
-    host.wallAheadMs = mesh.wallAheadMs.get(this.name) ?? 0;
     this.#host = host;
     this.#edgeId = uuidOf(world);
     const edgeId = this.#edgeId;
@@ -212,8 +210,6 @@ export class SimulatedMesh {
     claims: { ...CALM },
     directory: { ...CALM },
   } satisfies Record<string, Temper>;
-  /** By how much the wall clocks of machines are ahead, by name. */
-  readonly wallAheadMs = new Map<string, number>();
   readonly routers: RouterNode[];
   readonly edges: EdgeNode[];
   readonly addresses: readonly string[];
@@ -234,8 +230,8 @@ export class SimulatedMesh {
     return this.routers.find((node) => node.address === address) as RouterNode;
   }
 
-  addUser(userId: string, deviceIds: readonly string[], readReceipts = true): void {
-    this.users.set(userId, { userId, deviceIds, blockedUserIds: new Set(), readReceipts, suspended: false });
+  addUser(userId: string, deviceIds: readonly string[]): void {
+    this.users.set(userId, { userId, deviceIds, blockedUserIds: new Set(), readReceipts: true, suspended: false });
   }
 
   /** Registers a device and announces it, as an edge does that admits it; `done` is told once when both have happened. */

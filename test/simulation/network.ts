@@ -1,5 +1,5 @@
 import { type BidiCall, MeshError } from '@chatmesh/mesh';
-import type { Host, World } from './world.js';
+import { type Host, Way, type World } from './world.js';
 
 /** The longest that a frame takes, milliseconds. */
 const SLOWEST_MS = 5;
@@ -129,13 +129,14 @@ class End<In, Out> implements BidiCall<In, Out> {
   #onMessage: ((message: In) => void) | undefined;
   #onClose: ((error?: MeshError) => void) | undefined;
   #early: Uint8Array[] = [];
-  #arrivesAtMs = 0;
+  readonly #way: Way;
   #ended = false;
   #finished: { error: MeshError | undefined } | undefined;
 
   constructor(call: Call, host: Host, incoming: Codec<In>, outgoing: Codec<Out>) {
     this.#call = call;
     this.host = host;
+    this.#way = new Way(host.world, host);
     this.#incoming = incoming;
     this.#outgoing = outgoing;
   }
@@ -179,9 +180,7 @@ class End<In, Out> implements BidiCall<In, Out> {
 
   /** Has something happen at this end, behind what is on its way to it. */
   arrive(then: () => void): void {
-    const { world } = this.host;
-    this.#arrivesAtMs = Math.max(this.#arrivesAtMs, this.#call.network.arrivalMs(this.peer.host, this.host));
-    this.host.after(this.#arrivesAtMs - world.nowMs, then);
+    this.#way.send(this.#call.network.arrivalMs(this.peer.host, this.host), then);
   }
 
   /** Nothing comes any more. */

@@ -1,4 +1,4 @@
-import { formatReport, History, type Report } from '@chatmesh/sdk/testing';
+import { formatReport, History } from '@chatmesh/sdk/testing';
 import { type Manner, SimulatedDevice } from './device.js';
 import { CALM } from './engines/remote.js';
 import { type EdgeNode, type RouterNode, SimulatedMesh, uuidOf } from './mesh.js';
@@ -37,7 +37,6 @@ export interface Plan {
 export interface Verdict {
   /** Why the run is bad; undefined where it is good. */
   readonly fault: string | undefined;
-  readonly report: Report;
   readonly events: number;
   /** Equal for runs that went alike. */
   readonly trace: number;
@@ -104,7 +103,6 @@ class Run {
     ];
     return {
       fault: faults.length > 0 ? faults.join('\n') : undefined,
-      report,
       events: world.events,
       trace: world.trace,
     };

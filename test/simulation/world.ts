@@ -291,6 +291,24 @@ class Timer {
   }
 }
 
+/** A way to a process or an engine: what is sent along it arrives in order, however long each thing takes. */
+export class Way {
+  readonly #world: World;
+  readonly #to: Pick<World, 'after'>;
+  #lastMs = 0;
+
+  constructor(world: World, to: Pick<World, 'after'>) {
+    this.#world = world;
+    this.#to = to;
+  }
+
+  /** @param arrivalMs when it would arrive with nothing before it. */
+  send(arrivalMs: number, then: () => void): void {
+    this.#lastMs = Math.max(this.#lastMs, arrivalMs);
+    this.#to.after(this.#lastMs - this.#world.nowMs, then);
+  }
+}
+
 function isBefore(a: Event, b: Event): boolean {
   return a.dueMs < b.dueMs || (a.dueMs === b.dueMs && a.number < b.number);
 }

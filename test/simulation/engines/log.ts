@@ -2,7 +2,7 @@ import type { ConsumeOptions, LogConsumer, LogRecord, MessageLog, Position } fro
 import type { LogEvent } from '@chatmesh/gen/chat/v1/log';
 import { LogEventWire } from '@chatmesh/gen/wire/chat/v1/log';
 import { MeshError } from '@chatmesh/mesh';
-import type { Host, World } from '../world.js';
+import { type Host, Way, type World } from '../world.js';
 import { Remote, type Temper } from './remote.js';
 
 /** How long a consumer owns a partition after it was last heard of. */
@@ -222,8 +222,7 @@ class Consumer implements LogConsumer {
   readonly #leases = new Map<number, { partition: Partition; untilMs: number }>();
   readonly #out = new Map<Position, LogRecord>();
   #acknowledged: { tenure: number; position: Position }[] = [];
-  /** What is sent to it arrives in order. */
-  #arrivesAtMs = 0;
+  readonly #way: Way;
   #onTheWay = 0;
   #closed = false;
 
@@ -239,6 +238,7 @@ class Consumer implements LogConsumer {
     this.#remote = new Remote(host, temper);
     this.#handle = handle;
     this.#options = options;
+    this.#way = new Way(host.world, host);
     host.world.at(host, () => {
       setInterval(() => this.#renew(), RENEW_MS);
       setInterval(() => void this.flushed().catch(() => {}), ACKNOWLEDGE_MS);
@@ -333,9 +333,7 @@ class Consumer implements LogConsumer {
   }
 
   #arrive(then: () => void): void {
-    const { world } = this.host;
-    this.#arrivesAtMs = Math.max(this.#arrivesAtMs, world.nowMs + this.#remote.wayMs());
-    this.host.after(this.#arrivesAtMs - world.nowMs, then);
+    this.#way.send(this.host.world.nowMs + this.#remote.wayMs(), then);
   }
 
   #renew(): void {
@@ -368,13 +366,14 @@ class ClientOfLog implements MessageLog {
   readonly #temper: Temper;
   readonly #remote: Remote;
   /** Publications take effect in the order of the calls. */
-  #effectAtMs = 0;
+  readonly #way: Way;
 
   constructor(log: SimulatedLog, host: Host, temper: Temper) {
     this.#log = log;
     this.#host = host;
     this.#temper = temper;
     this.#remote = new Remote(host, temper);
+    this.#way = new Way(host.world, host.world);
   }
 
   publish(events: readonly LogEvent[], record?: (positions: readonly Position[]) => void): Promise<Position[]> {
@@ -382,11 +381,10 @@ class ClientOfLog implements MessageLog {
     const { random } = world;
     const encoded = events.map((event) => ({ userId: event.userId, payload: LogEventWire.encode(event) }));
     const { failures, awayUntilMs } = this.#temper;
-    this.#effectAtMs = Math.max(this.#effectAtMs, world.nowMs + this.#remote.wayMs());
-    const inMs = this.#effectAtMs - world.nowMs;
+    const arrivalMs = world.nowMs + this.#remote.wayMs();
     const fails = world.nowMs < awayUntilMs || random.below(1000) < failures;
     return new Promise((resolve, reject) => {
-      world.after(inMs, () => {
+      this.#way.send(arrivalMs, () => {
         const positions = fails ? [] : this.#log.append(encoded);
         this.#host.after(this.#remote.wayMs(), () => {
           if (fails) {

@@ -7,13 +7,11 @@ export interface Temper {
   awayUntilMs: number;
   /** Of a thousand requests so many fail before they took effect, after that, or take effect only after they failed. */
   failures: number;
-  /** Of a thousand requests so many are refused for another reason than an outage. */
-  refusals: number;
   /** The longest that it takes, milliseconds. */
   slowestMs: number;
 }
 
-export const CALM: Temper = { awayUntilMs: 0, failures: 0, refusals: 0, slowestMs: 3 };
+export const CALM: Temper = { awayUntilMs: 0, failures: 0, slowestMs: 3 };
 
 /** A request that failed may still take effect within so long. */
 const LATE_EFFECT_MS = 3_000;
@@ -37,7 +35,7 @@ export class Remote {
    */
   call<T>(effect: () => T): Promise<T> {
     const { random } = this.#world;
-    const { failures, refusals, awayUntilMs } = this.#temper;
+    const { failures, awayUntilMs } = this.#temper;
     const wayMs = this.wayMs();
     const away = this.#world.nowMs < awayUntilMs;
     if (away || random.below(1000) < failures) {
@@ -46,8 +44,6 @@ export class Remote {
       if (how === 'late') this.#world.after(random.below(LATE_EFFECT_MS), effect);
       return this.#fail(2 * wayMs, new MeshError('unavailable', 'simulated: the engine did not answer'));
     }
-    if (random.below(1000) < refusals)
-      return this.#fail(2 * wayMs, new MeshError('internal', 'simulated: the engine refuses this'));
     return new Promise((resolve) => {
       this.#world.after(wayMs, () => {
         const result = effect();

@@ -37,9 +37,4 @@ export class SimulatedClaims {
           .catch(() => claim),
     };
   }
-
-  /** Redis was wiped. */
-  wipe(): void {
-    this.#claims.clear();
-  }
 }
