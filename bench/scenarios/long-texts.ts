@@ -4,7 +4,6 @@ import { drained } from './drain.js';
 import { pairs, steadyTraffic } from './steady.js';
 
 const MESSAGES = 5_000;
-/** Each with another recipient. The median leaves the cold first one out. */
 const USERS = 50;
 /** Of the rate of small texts. */
 const DRAIN_GOAL = 1 / 3;

@@ -31,7 +31,6 @@ export class Router {
   readonly clock: MeshClock;
   readonly stores: Stores;
   readonly directory: CachedDirectory;
-  readonly presence: SessionFinder;
   readonly rates: TokenBuckets;
   readonly ingress: Ingress;
   readonly owner: Owner;
@@ -42,7 +41,6 @@ export class Router {
     const { sendRate, sendBurst, deliveryRetries, deliveryRetryMs } = config;
     this.clock = clock;
     this.stores = stores;
-    this.presence = presence;
     const directory = new CachedDirectory(deps.directory, monotonicMs, deps.directoryMaxAgeMs);
     this.directory = directory;
     this.rates = new TokenBuckets({ rate: sendRate, burst: sendBurst }, stores.sendTokens);

@@ -33,11 +33,9 @@ export function sound(answer: StatusAnswer): StatusRecord | undefined {
 export function plain(answer: StatusAnswer): StatusRecord | undefined {
   const record = sound(answer);
   if (!record) return undefined;
-  const { serverMessageId, clientMessageId, senderId, recipientId, acceptedAtMs, position, fingerprint } = record;
-  const { receivedAtMs, deliveredAtMs, readAtMs, failedAtMs, code, devices, takenAtMs, transmittedAtMs } = record;
-  const accepted = { serverMessageId, clientMessageId, senderId, recipientId, acceptedAtMs, position, fingerprint };
+  const { serverMessageId, deliveredAtMs, readAtMs, failedAtMs, code, devices, takenAtMs, transmittedAtMs } = record;
   const happened = { deliveredAtMs, readAtMs, failedAtMs, code, devices, takenAtMs, transmittedAtMs };
-  return { ...accepted, receivedAtMs, ...happened };
+  return { serverMessageId, ...acceptanceOf(record), ...happened };
 }
 
 /** An update of a record that says nothing but `fields`. */

@@ -301,8 +301,8 @@ export class Ingress {
       const earliest = await Promise.all(claimed);
       // What becomes of those before decides whether an earlier time may be taken.
       if (earliest.some(({ acceptedAtMs }, i) => acceptedAtMs !== batch[i]?.acceptedAtMs)) await this.#answered;
-      const latestMs = new Map<string, number>();
-      const accepted = batch.filter((pending, i) => this.#adopt(pending, earliest[i] as Claim, latestMs));
+      const inBatchMs = new Map<string, number>();
+      const accepted = batch.filter((pending, i) => this.#adopt(pending, earliest[i] as Claim, inBatchMs));
       if (accepted.length > 0) this.#answered = this.#accept(accepted, this.#answered);
     });
   }
@@ -312,15 +312,15 @@ export class Ingress {
    * earlier one; false when that one was of another content. What its sender sent later may have been accepted meanwhile: then
    * there was no such acceptance, or the owner of the recipient has recorded it, and its own time has to be no earlier.
    *
-   * @param latestMs by sender, when messages of this batch are accepted; kept up.
+   * @param inBatchMs by sender, when the latest message of this batch is accepted; kept up.
    */
-  #adopt(pending: Decided, { acceptedAtMs, fingerprint }: Claim, latestMs: Map<string, number>): boolean {
+  #adopt(pending: Decided, { acceptedAtMs, fingerprint }: Claim, inBatchMs: Map<string, number>): boolean {
     if (fingerprint !== pending.message.fingerprint) {
       this.#finish(pending, usedBefore());
       return false;
     }
     const { senderId } = pending.submission;
-    const afterMs = latestMs.get(senderId) ?? this.#latestMs.get(senderId) ?? 0;
+    const afterMs = inBatchMs.get(senderId) ?? this.#latestMs.get(senderId) ?? 0;
     if (acceptedAtMs !== pending.acceptedAtMs && acceptedAtMs >= afterMs) {
       this.#deps.clock.hear(acceptedAtMs);
       this.#adoptedMs = Math.max(this.#adoptedMs, acceptedAtMs);
@@ -332,7 +332,7 @@ export class Ingress {
       pending.acceptedAtMs = this.#adoptedMs;
       pending.message.acceptedAtMs = BigInt(this.#adoptedMs);
     }
-    latestMs.set(senderId, pending.acceptedAtMs);
+    inBatchMs.set(senderId, pending.acceptedAtMs);
     return true;
   }
 

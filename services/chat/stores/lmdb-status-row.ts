@@ -82,7 +82,7 @@ class StoredRecord implements StatusRecord {
   }
 
   get position(): string {
-    return this.#field(5);
+    return this.#field(POSITION);
   }
 
   get fingerprint(): string {
