@@ -82,7 +82,7 @@ describe('a step of the wall clock of a mesh at work', () => {
     const copies = () => b.messages.filter((message) => message.server_message_id === id).length;
     await until(() => copies() >= 1, { what: 'the message' });
     setByMs += stepMs;
-    await until(() => copies() >= 3, { timeoutMs: 5_000, what: 'two repeats' });
+    await until(() => copies() >= 3, { what: 'two repeats' });
     expect(b.closeCode).toBeUndefined();
     await Promise.all([a.close(), b.close()]);
   });
@@ -219,7 +219,7 @@ describe('a process whose machine has its clock set', () => {
       expect(answer).toMatchObject({ status: 'sent' });
       expect(Date.parse(answer.timestamp)).toBeGreaterThanOrEqual(Date.parse(sent.timestamp));
     }
-    await until(() => copies() >= before + 2, { timeoutMs: 10_000, what: 'two repeats' });
+    await until(() => copies() >= before + 2, { what: 'two repeats' });
     expect([a.closeCode, b.closeCode]).toEqual([undefined, undefined]);
     await Promise.all([a.close(), b.close(), e.close()]);
   });

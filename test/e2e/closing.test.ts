@@ -15,5 +15,5 @@ test('a router that is closed while calls run answers or refuses each of them, l
   expect(Object.keys(outcomes).sort()).toEqual(['answered', 'not_found', 'unavailable']);
   expect(accepted).toBeGreaterThan(0);
   expect(lost).toBe(0);
-  expect(longestMs).toBeLessThan(5_000);
+  expect(longestMs).toBeLessThan(15_000);
 });

@@ -85,7 +85,7 @@ describe('a copy for the sender’s other devices', () => {
     await forgotten();
     directory.release();
     expect(await phone.answer(id)).toMatchObject({ status: 'sent' });
-    await laptop.frame((f) => f.content === 'to somebody unknown', 'the copy', 10_000);
+    await laptop.frame((f) => f.content === 'to somebody unknown', 'the copy');
     await Promise.all([phone.close(), laptop.close()]);
   }, 60_000);
 
@@ -100,7 +100,7 @@ describe('a copy for the sender’s other devices', () => {
     directory.release();
     await phone.answer(first);
     await phone.answer(phone.message(bob, 'after it was caught up'));
-    await laptop.frame((f) => f.content === 'after it was caught up', 'the copy', 10_000);
+    await laptop.frame((f) => f.content === 'after it was caught up', 'the copy');
     await Promise.all([phone.close(), laptop.close()]);
   }, 60_000);
 

@@ -38,7 +38,6 @@ describe('chatmesh status --explain', () => {
 
   const becomes = (id: string, place: string) =>
     until(async () => (await explained(id)).devices.every((d: { place: string }) => d.place === place), {
-      timeoutMs: 10_000,
       what: place,
     });
 

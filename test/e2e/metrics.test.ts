@@ -25,7 +25,7 @@ describe('/metrics', () => {
   }
 
   const reaches = (name: string, value: number) =>
-    until(async () => (await sample(name)) === value, { timeoutMs: 10_000, what: `${name} ${value}` });
+    until(async () => (await sample(name)) === value, { what: `${name} ${value}` });
 
   test('one message and its receipt are counted on their way through every service', async () => {
     const [a, b] = [await WireClient.connect(mesh.url, ada), await WireClient.connect(mesh.url, bob)];

@@ -131,7 +131,7 @@ describe('the promises of the wire contract', () => {
         await again.close();
         return repeated === 0;
       },
-      { timeoutMs: 3000, what: 'no receipt after its ack' },
+      { what: 'no receipt after its ack' },
     );
   });
 

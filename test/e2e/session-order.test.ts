@@ -141,7 +141,6 @@ describe('of two sessions of a device at two edges the newer one stays', () => {
   const newerStays = async (pairs: readonly Pair[]) => {
     const closed = ({ older, newer }: Pair) => older.closeCode ?? newer.closeCode;
     await until(() => pairs.every((pair) => closed(pair) !== undefined), {
-      timeoutMs: 15_000,
       what: 'one to be closed',
     });
     expect(pairs.map(({ newer }) => newer.closeCode)).toEqual(pairs.map(() => undefined));

@@ -86,7 +86,7 @@ test('a client of which nothing comes is dropped with 4408, one that sends a lar
   }
   if (silent.readyState !== WebSocket.CLOSED) await once(silent, 'close');
   // The frame has come as a whole: what it says is refused.
-  await until(() => Buffer.concat(received).includes('invalid_argument'), { timeoutMs: 5_000, what: 'the refusal' });
+  await until(() => Buffer.concat(received).includes('invalid_argument'), { what: 'the refusal' });
   expect(Buffer.concat(received).includes('no heartbeat')).toBe(false);
   slow.destroy();
 });

@@ -33,7 +33,6 @@ describe('a message that is followed', () => {
   async function span(name: string, key?: string, value?: string): Promise<Span> {
     const find = () => collector.spans.find((s) => s.name === name && (!key || attribute(s, key) === value));
     await until(() => find() !== undefined, {
-      timeoutMs: 15_000,
       what: () => `${name} ${key}=${value}; there are ${JSON.stringify(collector.spans.map((s) => s.name))}`,
     });
     return find() as Span;

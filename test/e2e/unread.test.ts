@@ -68,7 +68,7 @@ describe('a client that does not read', () => {
       most = Math.max(most, owedTo(user));
       return sessionOf(user) === undefined || most > MAX_OWED_BYTES;
     });
-    await until(() => sessionOf(user) === undefined, { timeoutMs: 10_000, what: () => `the end; ${most} bytes owed` });
+    await until(() => sessionOf(user) === undefined, { what: () => `the end; ${most} bytes owed` });
     expect(most).toBeLessThan(MAX_OWED_BYTES);
     await chat('meanwhile');
     flooder.tcp.destroy();

