@@ -148,7 +148,7 @@ describe('what operators can do', () => {
     await b.frame((f) => f.caught_up, 'caught_up');
     const a = await connect(mesh, ada);
     for (let i = 0; i < 300; i++) a.message(bob, `n${i}`);
-    await until(() => b.messages.length === 256, { what: 'a full window' });
+    await until(() => b.messages.length >= 256, { what: 'a full window' });
     const waits = 'confirmations of 256 messages';
     await until(
       async () => (await admin(mesh, 'owner', bob.userId, '--json')).json[0].actor.devices[0].waits_for === waits,
@@ -214,7 +214,7 @@ describe('dead letters', () => {
       const { server_message_id } = await a.answer(a.message(bob, text));
       sent.push(server_message_id);
     }
-    await until(() => a.frames.filter((f) => f.status === 'failed').length === 3, { what: 'failed, three times' });
+    await until(() => a.frames.filter((f) => f.status === 'failed').length >= 3, { what: 'failed, three times' });
     for (const { event_id } of a.frames.filter((f) => f.event_id)) a.send({ ack: [event_id] });
 
     const letters = await list();
@@ -249,7 +249,7 @@ describe('dead letters', () => {
     // In their order, under their ids; and the sender is not told that it did not fail.
     const back = await connect(mesh, ada);
     const b = await connect(mesh, bob);
-    await until(() => b.messages.length === 2, { what: 'two messages' });
+    await until(() => b.messages.length >= 2, { what: 'two messages' });
     expect(b.messages.map((m) => [m.server_message_id, m.content])).toEqual([
       [sent[0], 'secret one'],
       [sent[1], 'secret two'],

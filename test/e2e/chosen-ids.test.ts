@@ -104,7 +104,7 @@ describe('ids that a client chooses', () => {
     const messages = 3_000;
     for (let i = 0; i < messages; i++) ada.message(bob.user, `${i}`);
     await until(() => ada.frames.filter((f) => f.status === 'sent').length === messages, { what: 'all accepted' });
-    await until(() => bob.messages.length === PER_FRAME, { what: 'a full window' });
+    await until(() => bob.messages.length >= PER_FRAME, { what: 'a full window' });
     pages.clear();
     const frames = 20;
     for (let at = 0; at < frames; at++) bob.send({ ack: Array.from({ length: PER_FRAME }, (_, i) => tailed(i)) });
@@ -145,9 +145,9 @@ describe('ids that a client chooses', () => {
     const ids: string[] = [];
     const sent = Array.from({ length: PER_FRAME }, (_, i) => ada.message(bob.user, `${i}`));
     for (const id of sent) ids.push((await ada.answer(id)).server_message_id);
-    await until(() => bob.messages.length === PER_FRAME, { what: 'all messages' });
+    await until(() => bob.messages.length >= PER_FRAME, { what: 'all messages' });
     bob.confirm('delivered', ...ids);
-    await until(() => ada.frames.filter((f) => f.status === 'delivered').length === PER_FRAME, { what: 'delivered' });
+    await until(() => ada.frames.filter((f) => f.status === 'delivered').length >= PER_FRAME, { what: 'delivered' });
     await until(() => mesh.edge.sessions.routers.settled, { what: 'an edge without confirmations' });
 
     for (const id of ids) held.add(id);
@@ -162,7 +162,7 @@ describe('ids that a client chooses', () => {
     expect(sessionOf(bob).confirming).toBeLessThan(4096 + (128 * 1024) / 37);
     held.clear();
     release();
-    await until(() => ada.frames.filter((f) => f.status === 'read').length === PER_FRAME, { what: 'read' });
+    await until(() => ada.frames.filter((f) => f.status === 'read').length >= PER_FRAME, { what: 'read' });
     await until(() => sessionOf(bob).confirming === 0 && !sessionOf(bob).paused, {
       what: 'a session that is read again',
     });

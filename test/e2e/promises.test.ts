@@ -68,7 +68,7 @@ describe('the promises of the wire contract', () => {
       if (frame.content !== undefined) back.confirm('delivered', frame.server_message_id);
     });
     for (let i = 0; i < 100; i++) a.message(bob, `new${i}`);
-    await until(() => back.messages.length === 800, { what: '800 messages', timeoutMs: 40_000 });
+    await until(() => back.messages.length >= 800, { what: '800 messages', timeoutMs: 40_000 });
     expect(back.messages.map((m) => m.content)).toEqual([
       ...texts,
       ...Array.from({ length: 100 }, (_, i) => `new${i}`),
@@ -85,7 +85,7 @@ describe('the promises of the wire contract', () => {
     b.confirm('read', first.server_message_id);
     const receipt = await a.frame((f) => f.status === 'read', 'the receipt');
     a.message(bob, 'once', id);
-    await until(() => a.frames.filter((f) => f.status === 'read').length === 2, {
+    await until(() => a.frames.filter((f) => f.status === 'read').length >= 2, {
       what: 'the status that follows a repeat',
     });
     expect(a.frames.filter((f) => f.status === 'read')[1]).toEqual(receipt);
