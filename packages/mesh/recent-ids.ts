@@ -13,9 +13,14 @@ export class RecentIds {
     this.#old = new Generation(this.#half);
   }
 
+  /** The first position at which an id was seen of late. */
+  find(id: string): string | undefined {
+    return this.#young.get(id) ?? this.#old.get(id);
+  }
+
   /** The earlier position at which an id was seen of late; undefined where there is none, and this one is remembered as its first. */
   seenBefore(id: string, position: string): string | undefined {
-    const known = this.#young.get(id) ?? this.#old.get(id);
+    const known = this.find(id);
     if (known !== undefined && known <= position) return known < position ? known : undefined;
     if (this.#young.size >= this.#half) {
       const forgotten = this.#old;

@@ -130,15 +130,18 @@ export class RedisClient implements AsyncDisposable {
     await this.#command('unlink', [key], () => this.#client.unlink(key));
   }
 
-  /** Runs a script on one key. Text in its answer comes as strings. */
-  run(script: RedisScript, key: string, args: readonly Argument[]): Promise<unknown> {
-    return this.#script(script, [key, ...args], 'utf8', (sha, rest) => this.#client.evalsha(sha, 1, ...rest));
+  /** Runs a script on one key, or on keys of one slot. Text in its answer comes as strings. */
+  run(script: RedisScript, keys: string | readonly string[], args: readonly Argument[]): Promise<unknown> {
+    const all = typeof keys === 'string' ? [keys] : keys;
+    const send = (sha: string, rest: Argument[]) => this.#client.evalsha(sha, all.length, ...rest);
+    return this.#script(script, all.length, [...all, ...args], 'utf8', send);
   }
 
-  /** As {@link run}; text in its answer comes as bytes. */
+  /** As {@link run} with one key; text in its answer comes as bytes. */
   runBuffer(script: RedisScript, key: string, args: readonly Argument[]): Promise<unknown> {
     const client = this.#client as unknown as BufferScripts;
-    return this.#script(script, [key, ...args], undefined, (sha, rest) => client.evalshaBuffer(sha, 1, ...rest));
+    const send = (sha: string, rest: Argument[]) => client.evalshaBuffer(sha, 1, ...rest);
+    return this.#script(script, 1, [key, ...args], undefined, send);
   }
 
   /** As {@link RedisChannels.subscribe}; a script publishes, with SPUBLISH, on the channel that is named like its key. */
@@ -155,6 +158,7 @@ export class RedisClient implements AsyncDisposable {
 
   #script(
     script: RedisScript,
+    keys: number,
     args: Argument[],
     replyEncoding: 'utf8' | undefined,
     send: (sha: string, args: Argument[]) => Promise<unknown>,
@@ -164,8 +168,8 @@ export class RedisClient implements AsyncDisposable {
         return await send(script.sha, args);
       } catch (error) {
         // After SCRIPT FLUSH, a restart or a failover. EVAL loads the script, too.
-        if (startsWith(error, 'NOSCRIPT')) return this.#alone('eval', [script.text, 1, ...args], replyEncoding);
-        if (isRedirection(error)) return this.#alone('eval', [script.text, 1, ...args], replyEncoding);
+        if (startsWith(error, 'NOSCRIPT')) return this.#alone('eval', [script.text, keys, ...args], replyEncoding);
+        if (isRedirection(error)) return this.#alone('eval', [script.text, keys, ...args], replyEncoding);
         throw error;
       }
     };

@@ -18,8 +18,8 @@ import {
 import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import type { ChatConfig, PulsarConfig, ScyllaConfig } from './config.js';
 import type { SharedTokens } from './domain/token-bucket.js';
+import type { Attempts } from './stores/attempts.js';
 import { exposeBacklog } from './stores/backlog.js';
-import { type Claims, RedisClaims } from './stores/claims.js';
 import { CountedInboxStore } from './stores/counted-inbox-store.js';
 import type { InboxRow, InboxStore } from './stores/inbox-store.js';
 import { LmdbInboxStore } from './stores/lmdb-inbox-store.js';
@@ -34,7 +34,8 @@ export interface Stores {
   readonly deadLetters: MessageLog;
   readonly inbox: InboxStore;
   readonly statuses: StatusStore;
-  readonly claims: Claims | undefined;
+  /** Undefined where no other router works on the same log. */
+  readonly attempts: Attempts | undefined;
   /** Undefined where no other router accepts messages, or Redis is not there to share them. */
   readonly sendTokens: SharedTokens | undefined;
 }
@@ -134,7 +135,7 @@ export async function openStores(
   return opened as Stores;
 }
 
-/** Puts the cache before the inbox store, and claims and rates where routers share the log. A Redis that does not answer is done without. */
+/** Puts the cache before the inbox store, and attempts and rates where routers share the log. A Redis that does not answer is done without. */
 async function useRedis(
   redisConfig: RedisConfig,
   opened: Partial<Mutable<Stores>>,
@@ -142,11 +143,11 @@ async function useRedis(
 ): Promise<void> {
   const { config, overrides, logger, metrics, closing, tenureOf } = options;
   const { RedisClient } = await withDriver('ioredis', () => import('@chatmesh/mesh/redis'));
-  const { CachedInboxStore, RedisTokens } = await import('./redis.js');
+  const { CachedInboxStore, RedisAttempts, RedisTokens } = await import('./redis.js');
   const redis = disposing(closing, await RedisClient.open(redisConfig, { logger, metrics }));
   if (config.pulsar) {
-    opened.claims ??= new RedisClaims(redis, (error) =>
-      logger.error({ reason: toMeshError(error).message }, 'Redis refused to claim a message'),
+    opened.attempts ??= new RedisAttempts(redis, (error) =>
+      logger.error({ reason: toMeshError(error).message }, 'Redis refused to note a message'),
     );
     opened.sendTokens ??= new RedisTokens(redis);
   }

@@ -3,7 +3,7 @@ export { migrateLog, type Stores } from './engines.js';
 export { CachedDirectory, type DirectoryClient, type DirectoryUser } from './routing/directory.js';
 export type { LocatedSession, SessionFinder } from './routing/owner.js';
 export { type ChatOverrides, ChatService } from './service.js';
-export type { Claim, Claims } from './stores/claims.js';
+export type { Attempt, Attempted, Attempts } from './stores/attempts.js';
 export type { InboxRow, InboxStore } from './stores/inbox-store.js';
 export { LmdbInboxStore } from './stores/lmdb-inbox-store.js';
 export { LmdbMessageLog } from './stores/lmdb-message-log.js';

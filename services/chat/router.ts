@@ -37,7 +37,7 @@ export class Router {
   readonly sweeper: Sweeper;
 
   constructor({ config, fingerprintKey, stores, clock, now, logger, traces, presence, ...deps }: RouterDeps) {
-    const { log, statuses, claims, inbox } = stores;
+    const { log, statuses, attempts, inbox } = stores;
     const { sendRate, sendBurst, deliveryRetries, deliveryRetryMs } = config;
     this.clock = clock;
     this.stores = stores;
@@ -47,7 +47,7 @@ export class Router {
     this.ingress = new Ingress({
       log,
       statuses,
-      claims,
+      attempts,
       directory,
       fingerprints: new Fingerprinter(fingerprintKey),
       rates: this.rates,
@@ -63,7 +63,7 @@ export class Router {
   /** What the handlers of its calls work with. */
   get rpc() {
     const { clock, ingress, owner, directory } = this;
-    const { log, inbox, statuses } = this.stores;
-    return { clock, ingress, owner, directory, log, inbox, statuses };
+    const { log, inbox, statuses, attempts } = this.stores;
+    return { clock, ingress, owner, directory, log, inbox, statuses, attempts };
   }
 }

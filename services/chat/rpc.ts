@@ -21,6 +21,7 @@ import type { Acceptance, Ingress, Submission } from './routing/ingress.js';
 import type { Owner } from './routing/owner.js';
 import { explainMessage } from './rpc/explain-message.js';
 import { stateOf } from './rpc/message-state.js';
+import type { Attempts } from './stores/attempts.js';
 import type { InboxStore } from './stores/inbox-store.js';
 import type { MessageLog } from './stores/message-log.js';
 import { DAMAGED, type StatusAnswer, type StatusRecord, type StatusStore } from './stores/status-store.js';
@@ -33,6 +34,7 @@ export interface RpcDeps {
   readonly log: MessageLog;
   readonly inbox: InboxStore;
   readonly statuses: StatusStore;
+  readonly attempts: Attempts | undefined;
 }
 
 const DEFAULT_INBOX_LIMIT = 100;
@@ -101,7 +103,7 @@ export function routerRpc({ clock, ingress, owner, directory, log }: RpcDeps): S
 
 /** Calls of other backends and of the edges' unary endpoints. */
 export function internalRpc(deps: RpcDeps): ServiceImpl<typeof InternalChatService> {
-  const { ingress, owner, directory, log, inbox } = deps;
+  const { ingress, owner, directory, log, inbox, attempts } = deps;
   return {
     explainMessage: (request) => explainMessage(deps, request),
 
@@ -155,6 +157,8 @@ export function internalRpc(deps: RpcDeps): ServiceImpl<typeof InternalChatServi
           ),
         );
         for (const { userId, deviceId } of devices) directory.addDevice(userId, deviceId);
+        // Another router that accepts for one of these users learns from this that it has to ask the directory again.
+        await Promise.all(devices.map(({ userId }) => attempts?.begin(userId, 0, [])));
       }
       return {};
     },

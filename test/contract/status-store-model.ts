@@ -12,6 +12,7 @@ export function newRecord(acceptedAtMs: number, fields: Partial<StatusRecord> = 
     position: '0000000000001',
     fingerprint: '0123456789abcdef0123456789abcdef',
     receivedAtMs: acceptedAtMs - 3,
+    complete: acceptedAtMs % 2 === 0,
     deliveredAtMs: 0,
     readAtMs: 0,
     failedAtMs: 0,
@@ -94,8 +95,9 @@ export class StatusModel {
 }
 
 function acceptanceOf(record: StatusRecord) {
-  const { clientMessageId, senderId, recipientId, acceptedAtMs, position, fingerprint, receivedAtMs } = record;
-  return { clientMessageId, senderId, recipientId, acceptedAtMs, position, fingerprint, receivedAtMs };
+  const { clientMessageId, senderId, recipientId, acceptedAtMs, position, fingerprint, receivedAtMs, complete } =
+    record;
+  return { clientMessageId, senderId, recipientId, acceptedAtMs, position, fingerprint, receivedAtMs, complete };
 }
 
 function least(...timesMs: number[]): number {

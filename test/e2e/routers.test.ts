@@ -4,8 +4,6 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
   ChatService,
-  type Claim,
-  type Claims,
   readConfig as chatConfig,
   LmdbInboxStore,
   LmdbMessageLog,
@@ -14,7 +12,7 @@ import {
 } from '@chatmesh/chat';
 import { EdgeService, readConfig as edgeConfig } from '@chatmesh/edge';
 import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
-import { createClient, createLogger, EnvReader, MeshError, Metrics } from '@chatmesh/mesh';
+import { createClient, createLogger, EnvReader, MeshError, Metrics, monotonicMs } from '@chatmesh/mesh';
 import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
 import { PresenceService } from '@chatmesh/presence';
 import { History } from '@chatmesh/sdk/testing';
@@ -22,6 +20,7 @@ import { UserService } from '@chatmesh/user';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { freePorts } from '#engines';
 import { WireClient } from '../client.js';
+import { AttemptsModel } from '../contract/attempts-model.js';
 import { type TestUser, until } from '../mesh.js';
 import { operator } from '../operator.js';
 import { judge, Speaker } from '../speaker.js';
@@ -82,11 +81,11 @@ describe('ownership that moves while the session stays', () => {
       deadLetters: LmdbMessageLog.open(environment, 'dead'),
       inbox: new LmdbInboxStore(environment),
       statuses: new LmdbStatusStore(environment),
-      claims: sharedClaims(),
     };
     closing.push(() => stores.log[Symbol.asyncDispose]());
     closing.push(() => stores.deadLetters[Symbol.asyncDispose]());
     const key = randomBytes(32);
+    const attempts = new AttemptsModel(monotonicMs);
     statuses = stores.statuses;
     startRouter = async (index, overrides = {}) => {
       // Its lock is its own; the key of the fingerprints is everybody's.
@@ -94,7 +93,15 @@ describe('ownership that moves while the session stays', () => {
       mkdirSync(join(own, 'chat'), { recursive: true });
       writeFileSync(join(own, 'chat', 'fingerprint.key'), key);
       const config = chatConfig(env({ DATA_DIR: own, CHAT_PORT: String(routerPorts[index]) }));
-      const router = await ChatService.create(config, { logger, metrics: metrics() }, { ...stores, ...overrides });
+      const router = await ChatService.create(
+        config,
+        { logger, metrics: metrics() },
+        {
+          ...stores,
+          attempts: attempts.of(`router-${index}`),
+          ...overrides,
+        },
+      );
       await router.start();
       return router;
     };
@@ -192,17 +199,6 @@ describe('ownership that moves while the session stays', () => {
     await Promise.all(clients.map((client) => client.close()));
   });
 });
-
-/** As Redis keeps them, for routers of one process. */
-function sharedClaims(): Claims {
-  const claims = new Map<string, Claim>();
-  return {
-    async claim(id, claim) {
-      if (!claims.has(id)) claims.set(id, claim);
-      return claims.get(id) ?? claim;
-    },
-  };
-}
 
 /** Status records that a router cannot reach while `cut` says so. */
 function cuttable(store: StatusStore, cut: () => boolean): StatusStore {

@@ -1,35 +1,18 @@
 import { randomUUID } from 'node:crypto';
 import { TokenBuckets } from '@chatmesh/chat/domain/token-bucket';
 import { RedisTokens } from '@chatmesh/chat/redis';
-import { createLogger, EnvReader, readRedisConfig } from '@chatmesh/mesh';
-import { RedisClient } from '@chatmesh/mesh/redis';
+import type { RedisClient } from '@chatmesh/mesh/redis';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { until } from '../mesh.js';
-import { RedisServer, startRedisCluster } from './redis-server.js';
+import { newRedisClient as client, REDIS_KINDS } from './redis-engines.js';
+import { RedisServer } from './redis-server.js';
 
 const BURST = 1_000;
 /** So slow that nothing comes back while a test runs. */
 const LIMIT = { rate: 0.001, burst: BURST };
 /** What a router lets through before it tells. */
 const SHARE = BURST / 20;
-const logger = createLogger({ name: 'test', level: 'silent' });
-
-async function client(env: Record<string, string>): Promise<RedisClient> {
-  const config = readRedisConfig(new EnvReader({ REDIS_PREFIX: `test:${randomUUID()}:`, ...env }));
-  if (!config) throw new Error('no address of Redis');
-  return await RedisClient.open(config, { logger });
-}
-
-const kinds: [name: string, start: () => Promise<RedisServer[]>, env: (urls: string[]) => Record<string, string>][] = [
-  ['a Redis', async () => [await RedisServer.start()], ([url]) => ({ REDIS_URL: url ?? '' })],
-  [
-    'a Redis cluster of three',
-    startRedisCluster,
-    (urls) => ({ REDIS_URL: `redis://${urls.map((url) => url.slice(8)).join(',')}`, REDIS_CLUSTER: 'true' }),
-  ],
-];
-
-describe.each(kinds)('rates of senders on %s', (_name, start, env) => {
+describe.each(REDIS_KINDS)('rates of senders on %s', (_name, start, env) => {
   let servers: RedisServer[];
   let redis: RedisClient;
 

@@ -9,7 +9,7 @@ import { type BidiCall, type Client, createLogger, MeshClock, MeshError } from '
 import { SimulatedInbox } from './engines/inbox.js';
 import { SimulatedLog } from './engines/log.js';
 import { CALM, Remote, type Temper } from './engines/remote.js';
-import { SimulatedClaims, SimulatedStatuses } from './engines/statuses.js';
+import { SimulatedAttempts, SimulatedStatuses } from './engines/statuses.js';
 import { Network } from './network.js';
 import type { Host, World } from './world.js';
 
@@ -68,7 +68,7 @@ export class RouterNode {
         deadLetters: mesh.deadLetters.of(host, temper.log),
         inbox: mesh.inbox.of(host, temper.inbox),
         statuses: mesh.statuses.of(host, temper.statuses),
-        claims: mesh.claims.of(host, temper.claims),
+        attempts: mesh.addresses.length > 1 ? mesh.attempts.of(host, temper.attempts) : undefined,
         sendTokens: undefined,
       },
       directory: {
@@ -200,14 +200,14 @@ export class SimulatedMesh {
   readonly deadLetters: SimulatedLog;
   readonly inbox = new SimulatedInbox();
   readonly statuses = new SimulatedStatuses();
-  readonly claims = new SimulatedClaims();
+  readonly attempts: SimulatedAttempts;
   readonly users = new Map<string, DirectoryUser>();
   readonly logger = createLogger({ name: 'simulation', level: process.env.SIMULATION_LOG ?? 'silent' });
   readonly temper = {
     log: { ...CALM },
     inbox: { ...CALM },
     statuses: { ...CALM },
-    claims: { ...CALM },
+    attempts: { ...CALM },
     directory: { ...CALM },
   } satisfies Record<string, Temper>;
   readonly routers: RouterNode[];
@@ -219,6 +219,7 @@ export class SimulatedMesh {
   constructor(world: World, size: MeshSize) {
     this.world = world;
     this.network = new Network(world);
+    this.attempts = new SimulatedAttempts(() => world.nowMs);
     this.log = new SimulatedLog(world, PARTITIONS);
     this.deadLetters = new SimulatedLog(world, 1);
     this.addresses = Array.from({ length: size.routers }, (_, i) => `router-${i}`);

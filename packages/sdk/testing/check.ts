@@ -169,13 +169,15 @@ export class Check {
         else latestOfLine.set(order.connection, order.tick);
       }
 
-      // Sends over several connections have no order that their sender knows; the timestamps give one.
+      // Sends over several connections have no order that their sender knows; the timestamps give one, but for what two devices
+      // had in flight at the same time.
       const { userId } = send.device.user;
       const before = latestOfUser.get(userId);
       const sameLine = order !== undefined && order.connection === before?.send?.order?.connection;
+      const atOnce = before?.send !== undefined && before.send.device !== send.device && overlap(before.send, send);
       if (before === undefined || (message.timestamp ?? '') >= (before.timestamp ?? ''))
         latestOfUser.set(userId, message);
-      else if (!sameLine) {
+      else if (!sameLine && !atOnce && !(device.user === send.device.user && isUncertain(send))) {
         reordered(() => `${id} of ${message.timestamp} came after ${before.serverMessageId} of ${before.timestamp}`);
       }
 
@@ -198,6 +200,19 @@ export class Check {
       ({ sinceTick, deviceId }) => sinceTick <= sentTick && (this.#judged === undefined || this.#judged.has(deviceId)),
     );
   }
+}
+
+/**
+ * Whether an attempt may have been accepted that was refused: then the place of the copies for the sender's own devices is that of
+ * a later attempt.
+ */
+function isUncertain({ attempts }: SendRecord): boolean {
+  return attempts.some(({ uncertain }) => uncertain);
+}
+
+/** Whether each was sent before the other was answered. */
+function overlap(a: SendRecord, b: SendRecord): boolean {
+  return (a.attempts[0]?.tick ?? 0) < b.acceptedTick && (b.attempts[0]?.tick ?? 0) < a.acceptedTick;
 }
 
 function name(device: DeviceRecord): string {

@@ -29,6 +29,8 @@ interface Request {
   readonly users: ReadonlyMap<string, DirectoryUser | Absent>;
   /** Devices that were registered since it left, by user: its answer may lack them. */
   readonly devices: Map<string, string[]>;
+  /** Users who were forgotten since it left: its answer may be older than the reason for that. */
+  readonly forgotten: Set<string>;
 }
 
 /** Entries older than this are asked for again, in the background while the old one still serves. */
@@ -89,6 +91,12 @@ export class CachedDirectory {
       this.#entries.set(userId, { ...entry, user: withDevices(entry.user, [deviceId]) });
   }
 
+  /** What is known of a user may be out of date: the next question goes to the directory. */
+  forget(userId: string): void {
+    this.#underWay?.forgotten.add(userId);
+    this.#entries.delete(userId);
+  }
+
   /** Nobody waits for it, so those of a while share a request. */
   #refresh(userId: string): void {
     if (this.#refreshing.has(userId)) return;
@@ -110,7 +118,8 @@ export class CachedDirectory {
   async #ask(userIds: readonly string[]): Promise<(DirectoryUser | Absent)[]> {
     const found = new Map<string, DirectoryUser | Absent>(userIds.map((id) => [id, null]));
     const devices = new Map<string, string[]>();
-    this.#underWay = { users: found, devices };
+    const forgotten = new Set<string>();
+    this.#underWay = { users: found, devices, forgotten };
     try {
       for (const user of await this.#client.resolve([...found.keys()]))
         found.set(user.userId, withDevices(user, devices.get(user.userId) ?? []));
@@ -118,7 +127,7 @@ export class CachedDirectory {
       this.#underWay = undefined;
     }
     // That somebody is not there is out of date when a device of theirs has come meanwhile.
-    for (const [id, user] of found) if (user || !devices.has(id)) this.#remember(id, user);
+    for (const [id, user] of found) if (!forgotten.has(id) && (user || !devices.has(id))) this.#remember(id, user);
     return userIds.map((id) => found.get(id) ?? null);
   }
 

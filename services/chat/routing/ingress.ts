@@ -8,6 +8,7 @@ import {
   monotonicMs,
   RecentIdMap,
   type Span,
+  sleep,
   type Traces,
   toMeshError,
 } from '@chatmesh/mesh';
@@ -16,8 +17,8 @@ import { standingReceipt } from '../domain/events.js';
 import type { Fingerprinter } from '../domain/fingerprint.js';
 import { serverMessageId } from '../domain/ids.js';
 import type { TokenBuckets } from '../domain/token-bucket.js';
-import type { Claim, Claims } from '../stores/claims.js';
-import type { MessageLog } from '../stores/message-log.js';
+import type { Attempted, Attempts } from '../stores/attempts.js';
+import type { MessageLog, Position } from '../stores/message-log.js';
 import { DAMAGED, type StatusAnswer, type StatusRecord, type StatusStore } from '../stores/status-store.js';
 import type { CachedDirectory, DirectoryUser } from './directory.js';
 import { baseRecord } from './ledger.js';
@@ -55,7 +56,7 @@ interface Pending {
   readonly id: string;
   message: MessageEvent | undefined;
   acceptedAtMs: number;
-  /** Whether the sender has other devices, which get a copy: as the same look-up says that decided about the message. */
+  /** Whether the sender has other devices, which get a copy, or may have. */
   copied: boolean;
   /** Where the message is followed. */
   readonly span: Span | undefined;
@@ -63,7 +64,12 @@ interface Pending {
 
 /** More submissions than this waiting for the log are refused with `unavailable`. */
 const MAX_PENDING = 50_000;
-const SENDERS_REMEMBERED = 100_000;
+/** The owner of a recipient may have to be found first. */
+const OWNER_RECORDS_MS = 8_000;
+const FIRST_LOOK_MS = 10;
+/** Failed attempts that are remembered: their repeats come within seconds. */
+const FAILED_ATTEMPTS = 100_000;
+const LAST_LOOK_MS = 500;
 const NO_SPANS: readonly Span[] = [];
 const NO_BYTES = new Uint8Array(0);
 
@@ -71,7 +77,7 @@ export interface IngressDeps {
   readonly log: MessageLog;
   readonly statuses: StatusStore;
   /** Undefined where no other router works on the same log. */
-  readonly claims: Claims | undefined;
+  readonly attempts: Attempts | undefined;
   readonly directory: CachedDirectory;
   readonly fingerprints: Fingerprinter;
   readonly rates: TokenBuckets;
@@ -81,7 +87,7 @@ export interface IngressDeps {
 }
 
 /**
- * Accepts messages: checks, claims where routers share the log, publishes to the log, writes the status record, answers, in this order. Submissions of one
+ * Accepts messages: checks, notes the attempt where routers share the log, publishes to the log, writes the status record, answers, in this order. Submissions of one
  * sender are published in the order of the calls; one whose sender or recipient is not in the cache waits for the
  * directory, and only the submissions of the same sender wait with it.
  */
@@ -97,11 +103,12 @@ export class Ingress {
   readonly #waiting = new ChurnMap<string, Pending[]>();
   #turn: Promise<void> = Promise.resolve();
   #batch: Pending[] = [];
-  #claimed: Promise<void> = Promise.resolve();
-  /** The latest time that a claim of another router has given to a message. */
-  #adoptedMs = 0;
-  /** When messages of a sender were accepted last, where routers share the log. */
-  readonly #latestMs = new RecentIdMap(SENDERS_REMEMBERED);
+  /** What the log failed to take and may have taken all the same. */
+  readonly #failed = new RecentIdMap(FAILED_ATTEMPTS);
+  /** The last batch whose attempts were noted. */
+  #noted: Promise<void> = Promise.resolve();
+  /** The latest time that other routers gave to messages of senders who came here. */
+  #notBeforeMs = 0;
   /** The last batch that was published: batches are answered in their order, whichever is durable first. */
   #answered: Promise<void> = Promise.resolve();
   #drained: Promise<void> | undefined;
@@ -251,6 +258,15 @@ export class Ingress {
     }
     pending.copied = wantsCopy(submission, sender);
     const acceptedAtMs = this.#deps.clock.now();
+    const message = this.#messageOf(pending, acceptedAtMs);
+    message.mayBeSecond = this.#failed.get(id) !== undefined;
+    pending.message = message;
+    pending.acceptedAtMs = acceptedAtMs;
+    if (this.#batch.length === 0) queueMicrotask(() => this.#acceptBatch());
+    this.#batch.push(pending);
+  }
+
+  #messageOf({ submission, id, span }: Pending, acceptedAtMs: number): MessageEvent {
     // Fields are set one by one: that costs a third of creating the message from an initialiser.
     const message = MessageEventWire.create();
     message.serverMessageId = id;
@@ -261,12 +277,9 @@ export class Ingress {
     message.acceptedAtMs = BigInt(acceptedAtMs);
     message.payload = submission.payload as Uint8Array<ArrayBuffer>;
     message.fingerprint = this.#fingerprint(submission);
-    message.traceparent = pending.span?.traceparent ?? submission.traceparent;
+    message.traceparent = span?.traceparent ?? submission.traceparent;
     message.receivedAtMs = submission.receivedAtMs;
-    pending.message = message;
-    pending.acceptedAtMs = acceptedAtMs;
-    if (this.#batch.length === 0) queueMicrotask(() => this.#acceptBatch());
-    this.#batch.push(pending);
+    return message;
   }
 
   #refusal(
@@ -288,73 +301,87 @@ export class Ingress {
   #acceptBatch(): void {
     const batch = this.#batch as Decided[];
     this.#batch = [];
-    const { claims } = this.#deps;
-    if (!claims) {
+    const { attempts } = this.#deps;
+    if (!attempts) {
       this.#answered = this.#accept(batch, this.#answered);
       return;
     }
-    const claimed = batch.map(({ id, acceptedAtMs, message }) =>
-      claims.claim(id, { acceptedAtMs, fingerprint: message.fingerprint }),
-    );
-    // Claims are made side by side; batches are published in their order.
-    this.#claimed = this.#claimed.then(async () => {
-      const earliest = await Promise.all(claimed);
-      // What becomes of those before decides whether an earlier time may be taken.
-      if (earliest.some(({ acceptedAtMs }, i) => acceptedAtMs !== batch[i]?.acceptedAtMs)) await this.#answered;
-      const inBatchMs = new Map<string, number>();
-      const accepted = batch.filter((pending, i) => this.#adopt(pending, earliest[i] as Claim, inBatchMs));
+    const bySender = new Map<string, Decided[]>();
+    for (const pending of batch) {
+      const { senderId } = pending.submission;
+      const others = bySender.get(senderId);
+      if (others) others.push(pending);
+      else bySender.set(senderId, [pending]);
+    }
+    const noted = [...bySender].map(async ([senderId, messages]) => {
+      const latestMs = Math.max(...messages.map(({ acceptedAtMs }) => acceptedAtMs));
+      const notes = messages.map(({ id, message }) => ({ serverMessageId: id, fingerprint: message.fingerprint }));
+      return { senderId, messages, attempted: await attempts.begin(senderId, latestMs, notes) };
+    });
+    // Notes are made side by side; batches are published in their order.
+    this.#noted = this.#noted.then(async () => {
+      const refused = new Set<Decided>();
+      for (const { senderId, messages, attempted } of await Promise.all(noted)) {
+        this.#learn(senderId, attempted);
+        for (const [i, pending] of messages.entries())
+          if (!this.#attempt(pending, attempted.before, attempted.first[i])) refused.add(pending);
+      }
+      const accepted = refused.size === 0 ? batch : batch.filter((pending) => !refused.has(pending));
       if (accepted.length > 0) this.#answered = this.#accept(accepted, this.#answered);
     });
   }
 
+  /** What another router has done for a sender is news to this one. */
+  #learn(senderId: string, { before, latestMs }: Attempted): void {
+    if (before === 'elsewhere') this.#deps.directory.forget(senderId);
+    if (latestMs <= this.#notBeforeMs) return;
+    this.#notBeforeMs = latestMs;
+    this.#deps.clock.hear(latestMs);
+  }
+
   /**
-   * Gives a message the time at which another router, or an attempt that failed, may have accepted it, and those behind it no
-   * earlier one; false when that one was of another content. What its sender sent later may have been accepted meanwhile: then
-   * there was no such acceptance, or the owner of the recipient has recorded it, and its own time has to be no earlier.
-   *
-   * @param inBatchMs by sender, when the latest message of this batch is accepted; kept up.
+   * Decides how a message is accepted beside what other routers, or attempts that failed, have done: no earlier than the sender's
+   * other messages, with a copy unless it is certain that the sender has no other device, and by the record of the owner where
+   * there may be a copy already. False when the first attempt was at another content.
    */
-  #adopt(pending: Decided, { acceptedAtMs, fingerprint }: Claim, inBatchMs: Map<string, number>): boolean {
-    if (fingerprint !== pending.message.fingerprint) {
+  #attempt(pending: Decided, before: Attempted['before'], first: string | undefined): boolean {
+    const { submission, message } = pending;
+    if (first !== undefined && first !== message.fingerprint) {
       this.#finish(pending, usedBefore());
       return false;
     }
-    const { senderId } = pending.submission;
-    const afterMs = inBatchMs.get(senderId) ?? this.#latestMs.get(senderId) ?? 0;
-    if (acceptedAtMs !== pending.acceptedAtMs && acceptedAtMs >= afterMs) {
-      this.#deps.clock.hear(acceptedAtMs);
-      this.#adoptedMs = Math.max(this.#adoptedMs, acceptedAtMs);
-      pending.acceptedAtMs = acceptedAtMs;
-      pending.message.acceptedAtMs = BigInt(acceptedAtMs);
-      // The first copy's way is not this one's.
-      pending.message.receivedAtMs = 0n;
-    } else if (pending.acceptedAtMs < this.#adoptedMs) {
-      pending.acceptedAtMs = this.#adoptedMs;
-      pending.message.acceptedAtMs = BigInt(this.#adoptedMs);
+    if (pending.acceptedAtMs < this.#notBeforeMs) {
+      pending.acceptedAtMs = this.#notBeforeMs;
+      message.acceptedAtMs = BigInt(this.#notBeforeMs);
     }
-    inBatchMs.set(senderId, pending.acceptedAtMs);
+    if (first !== undefined) message.mayBeSecond = true;
+    const sender =
+      before === 'here' || before === 'nobody' ? this.#deps.directory.peek(submission.senderId) : undefined;
+    pending.copied ||= submission.senderId !== submission.receiverId && (!sender || wantsCopy(submission, sender));
     return true;
   }
 
   /** Publishes what was decided together, then writes the records, then answers when the batch before has its answers. */
   async #accept(batch: readonly Decided[], before: Promise<void>): Promise<void> {
     const events: LogEvent[] = [];
-    /** For each event: whose record its position goes into; undefined for copies. */
-    const originals: (MessageEvent | undefined)[] = [];
+    /** For each event: what it is the message of; undefined for copies. */
+    const originals: (Decided | undefined)[] = [];
     const publishing = this.#publishing(batch);
-    for (const { submission, message, copied } of batch) {
+    for (const pending of batch) {
+      const { submission, message, copied } = pending;
       events.push(eventOf(submission.receiverId, message));
-      originals.push(message);
+      originals.push(pending);
       if (!copied) continue;
       events.push(eventOf(submission.senderId, { ...message, copy: true }));
       originals.push(undefined);
     }
     try {
       let recorded: Promise<void> | undefined;
-      await this.#deps.log.publish(events, (positions) => {
+      const positions = await this.#deps.log.publish(events, (positions) => {
         const records: StatusRecord[] = [];
-        for (const [i, message] of originals.entries()) {
-          if (message) records.push(baseRecord(message, positions[i] as string) as StatusRecord);
+        for (const [i, original] of originals.entries()) {
+          if (original && !original.message.mayBeSecond)
+            records.push(baseRecord(original.message, positions[i] as Position, true) as StatusRecord);
         }
         recorded = this.#deps.statuses.accept(records);
         recorded.catch(() => {});
@@ -364,20 +391,44 @@ export class Ingress {
       // the log may forget it.
       await recorded?.catch(() => {});
       await before;
-      for (const accepted of batch) {
-        if (this.#deps.claims) this.#latestMs.set(accepted.submission.senderId, accepted.acceptedAtMs);
-        this.#finish(accepted, {
-          serverMessageId: accepted.id,
-          acceptedAtMs: accepted.acceptedAtMs,
-          deduplicated: false,
-          receipt: undefined,
-        });
+      const seconds = new Map<Decided, Position>();
+      for (const [i, original] of originals.entries()) {
+        if (original?.message.mayBeSecond) seconds.set(original, positions[i] as Position);
+        else if (original) this.#finish(original, acceptanceOf(original));
       }
+      if (seconds.size > 0) void this.#answerAsRecorded(seconds);
     } catch (error) {
       const { message, kind } = toMeshError(error);
       for (const span of publishing) span.end({}, kind);
+      for (const { id } of batch) this.#failed.set(id, 1);
       await before;
       for (const accepted of batch) this.#finish(accepted, new MeshError('unavailable', `not accepted: ${message}`));
+    }
+  }
+
+  /** Answers as the records say that the owners of the recipients write: of two copies they know which one comes first. */
+  async #answerAsRecorded(pending: Map<Decided, Position>): Promise<void> {
+    const untilMs = monotonicMs() + OWNER_RECORDS_MS;
+    try {
+      for (let waitMs = FIRST_LOOK_MS; ; waitMs = Math.min(LAST_LOOK_MS, 2 * waitMs)) {
+        const asked = [...pending.keys()];
+        const records = await this.#deps.statuses.get(asked.map(({ id }) => id));
+        for (const [i, record] of records.entries()) {
+          const one = asked[i] as Decided;
+          if (!record) continue;
+          if (record === DAMAGED) this.#finish(one, unanswerable());
+          else if (record.position === pending.get(one)) this.#finish(one, acceptanceOf(one));
+          // This attempt has published the copies.
+          else this.#repeat(one, { ...record, complete: true });
+          pending.delete(one);
+        }
+        if (pending.size === 0) return;
+        if (monotonicMs() >= untilMs) throw new MeshError('unavailable', 'the owner of the recipient is away');
+        await sleep(waitMs);
+      }
+    } catch (error) {
+      const { message } = toMeshError(error);
+      for (const one of pending.keys()) this.#finish(one, new MeshError('unavailable', `not certain yet: ${message}`));
     }
   }
 
@@ -401,12 +452,31 @@ export class Ingress {
     }
     // Another router's clock may have been ahead: what this sender sends next is no earlier.
     this.#deps.clock.hear(record.acceptedAtMs);
-    this.#finish(pending, {
+    const repeated: Acceptance = {
       serverMessageId: record.serverMessageId,
       acceptedAtMs: record.acceptedAtMs,
       deduplicated: true,
       receipt: standingReceipt(record),
-    });
+    };
+    if (record.complete || submission.senderId === submission.receiverId) this.#finish(pending, repeated);
+    else void this.#complete(pending, repeated);
+  }
+
+  /** Publishes what belongs to a message besides itself, where the attempt that put it on the log may not have come so far. */
+  async #complete(pending: Pending, repeated: Acceptance): Promise<void> {
+    const { directory, log } = this.#deps;
+    const { submission } = pending;
+    try {
+      const sender = directory.peek(submission.senderId) ?? (await directory.find(submission.senderId));
+      if (wantsCopy(submission, sender)) {
+        const message = { ...this.#messageOf(pending, repeated.acceptedAtMs), copy: true, mayBeSecond: true };
+        await log.publish([eventOf(submission.senderId, message)]);
+      }
+      this.#finish(pending, repeated);
+    } catch (error) {
+      const { message } = toMeshError(error);
+      this.#finish(pending, new MeshError('unavailable', `not certain yet: ${message}`));
+    }
   }
 
   /** Of sealed content only the recipient is compared: sealing the same text twice gives other bytes. */
@@ -461,6 +531,10 @@ function usedBefore(): MeshError {
 }
 
 type Decided = Pending & { message: MessageEvent };
+
+function acceptanceOf({ id, acceptedAtMs }: Decided): Acceptance {
+  return { serverMessageId: id, acceptedAtMs, deduplicated: false, receipt: undefined };
+}
 
 /** Whether the sender has other devices. */
 function wantsCopy({ senderId, senderDeviceId, receiverId }: Submission, sender: DirectoryUser | null): boolean {

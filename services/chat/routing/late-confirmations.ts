@@ -166,6 +166,7 @@ export class LateConfirmations {
     const news = read ? record.readAtMs === 0 : record.deliveredAtMs === 0 && record.readAtMs === 0;
     const failed = record.failedAtMs !== 0;
     if (!news && record.devices.includes(deviceId)) return;
+    recipient.confirmedLate(record.serverMessageId, atMs, read);
     if (record.deliveredAtMs === 0) this.#owner.onDelivered(record.acceptedAtMs, atMs);
     this.#owner.confirmed({
       confirmer,

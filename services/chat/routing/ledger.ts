@@ -308,8 +308,16 @@ function rowOf({ device, position, tracked }: Delivery): InboxRow {
   return { userId: device.recipient.userId, deviceId: device.id, position, payload: tracked.payload };
 }
 
-/** The status record that acceptance writes, from the event itself: an owner restores it where acceptance did not get so far. */
-export function baseRecord(message: Delivery['tracked']['message'], position: Position): StatusRecord | undefined {
+/**
+ * The status record that acceptance writes, from the event itself: an owner restores it where acceptance did not get so far.
+ *
+ * @param complete what acceptance knows.
+ */
+export function baseRecord(
+  message: Delivery['tracked']['message'],
+  position: Position,
+  complete = false,
+): StatusRecord | undefined {
   if (!message || message.copy) return undefined;
   return {
     serverMessageId: message.serverMessageId,
@@ -320,6 +328,7 @@ export function baseRecord(message: Delivery['tracked']['message'], position: Po
     position,
     fingerprint: message.fingerprint,
     receivedAtMs: Number(message.receivedAtMs),
+    complete,
     deliveredAtMs: 0,
     readAtMs: 0,
     failedAtMs: 0,

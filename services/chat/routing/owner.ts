@@ -17,7 +17,8 @@ import {
   traceFields,
   type WallClock,
 } from '@chatmesh/mesh';
-import { confirmationOf, type ReceiptSubject, receiptOf, traceparentOf } from '../domain/events.js';
+import { confirmationOf, type ReceiptEvent, type ReceiptSubject, receiptOf, traceparentOf } from '../domain/events.js';
+import { receiptEventId } from '../domain/ids.js';
 import type { InboxRow, InboxStore } from '../stores/inbox-store.js';
 import type { LogConsumer, LogRecord, MessageLog, Position } from '../stores/message-log.js';
 import { NOTHING_NEW, type StatusAnswer, type StatusRecord, type StatusStore } from '../stores/status-store.js';
@@ -92,6 +93,14 @@ const HANDLING_RETRY_MAX_MS = 30_000;
 const FORGET_IDLE_MS = 60_000;
 /** By then the log has handed out again what a device has acked; if not, the device acks it once more. */
 const FORGET_ACKS_MS = 60_000;
+/** A status that comes after one of these is not told. */
+const OVERRULED_BY: Record<MessageStatus, readonly MessageStatus[]> = {
+  [MessageStatus.UNSPECIFIED]: [],
+  [MessageStatus.SENT]: [],
+  [MessageStatus.DELIVERED]: [MessageStatus.READ, MessageStatus.FAILED],
+  [MessageStatus.READ]: [MessageStatus.FAILED],
+  [MessageStatus.FAILED]: [MessageStatus.DELIVERED, MessageStatus.READ],
+};
 /** Events handled of late, by which a second copy is told: a client repeats a send within seconds. */
 const SEEN_EVENTS = 100_000;
 
@@ -465,6 +474,17 @@ export class Owner {
    */
   seen(id: string, copy: boolean, position: Position): Position | undefined {
     return (copy ? this.#seenCopies : this.#seen).seenBefore(id, position);
+  }
+
+  /**
+   * Whether a receipt says what cannot follow: another status of its message, that ends or contains this one, came before. Devices
+   * of one recipient confirm side by side, and through two owners where the recipient moves.
+   */
+  contradicts({ serverMessageId, status }: ReceiptEvent, position: Position): boolean {
+    return OVERRULED_BY[status].some((other) => {
+      const first = this.#seen.find(receiptEventId(serverMessageId, other));
+      return first !== undefined && first < position;
+    });
   }
 
   /** A recipient may have become idle. */

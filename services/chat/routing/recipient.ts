@@ -344,13 +344,17 @@ export class Recipient {
         const { serverMessageId, copy } = kind.value;
         const earlier = redriven ? undefined : this.#owner.seen(serverMessageId, copy, record.position);
         if (earlier !== undefined) return this.#dropSecond(record, kind.value, earlier);
-        if (record.mayRepeat || redriven) return this.#deliverUnconfirmed(record);
+        if (record.mayRepeat || redriven || kind.value.mayBeSecond) return this.#deliverUnconfirmed(record);
         this.#deliver(record, undefined);
         return undefined;
       }
       case 'receipt':
         // A confirmation that came twice, before and after a crash, has published its receipt twice: one is enough.
-        if (!record.event.redriven && this.#owner.seen(kind.value.eventId, false, record.position) !== undefined)
+        if (
+          !record.event.redriven &&
+          (this.#owner.seen(kind.value.eventId, false, record.position) !== undefined ||
+            this.#owner.contradicts(kind.value, record.position))
+        )
           this.#owner.acknowledge(record);
         else this.#deliver(record, undefined);
         return undefined;
@@ -468,7 +472,9 @@ export class Recipient {
    * earlier one counts, by which every owner after this one tells them apart.
    */
   async #dropSecond(record: LogRecord, message: MessageEvent, earlier: Position): Promise<void> {
-    const base = baseRecord(message, earlier);
+    // What is tracked no more has a record, which only an acceptance that knew of no other copy can have made the later one's.
+    const first = this.#tracked.get(message.serverMessageId)?.message ?? (message.mayBeSecond ? undefined : message);
+    const base = baseRecord(first, earlier);
     if (base) await this.#owner.statuses.accept([base]);
     this.#owner.acknowledge(record);
   }
@@ -772,6 +778,14 @@ export class Recipient {
       const ended = { 'chatmesh.status': read ? 'read' : 'delivered' };
       void this.#owner.barrier().then(() => step.end(ended));
     }
+  }
+
+  /** A device's confirmation that came late: the others' are no news where this one was. */
+  confirmedLate(id: string, atMs: number, read: boolean): void {
+    const tracked = this.#tracked.get(id);
+    if (!tracked) return;
+    tracked.deliveredAtMs ||= atMs;
+    if (read) tracked.readAtMs ||= atMs;
   }
 
   #rememberAck(device: Device, id: string): void {

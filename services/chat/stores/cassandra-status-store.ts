@@ -9,13 +9,14 @@ const FAILED = 3;
 const CONFIRMED = 4;
 
 const ACCEPT = `INSERT INTO message_status
-  (server_message_id, kind, at_ms, detail, client_message_id, sender_id, recipient_id, fingerprint, received_at_ms)
-  VALUES (?, 0, ?, ?, ?, ?, ?, ?, ?)`;
+  (server_message_id, kind, at_ms, detail, client_message_id, sender_id, recipient_id, fingerprint, received_at_ms,
+   complete)
+  VALUES (?, 0, ?, ?, ?, ?, ?, ?, ?, ?)`;
 const HAPPEN = 'INSERT INTO message_status (server_message_id, kind, at_ms, detail) VALUES (?, ?, ?, ?)';
 const DELIVER = `INSERT INTO message_status (server_message_id, kind, at_ms, detail, taken_at_ms, transmitted_at_ms)
   VALUES (?, 1, ?, ?, ?, ?)`;
 const LOOK_UP = `SELECT server_message_id, kind, at_ms, detail, client_message_id, sender_id, recipient_id, fingerprint,
-  received_at_ms, taken_at_ms, transmitted_at_ms FROM message_status WHERE server_message_id IN ?`;
+  received_at_ms, complete, taken_at_ms, transmitted_at_ms FROM message_status WHERE server_message_id IN ?`;
 const EXIST =
   'SELECT server_message_id FROM message_status WHERE server_message_id IN ? AND kind = 0 PER PARTITION LIMIT 1';
 
@@ -35,6 +36,7 @@ interface Row {
   readonly recipient_id: { toString(): string };
   readonly fingerprint: Buffer;
   readonly received_at_ms: bigint;
+  readonly complete: boolean | null;
   /** May be set for kind DELIVERED, as the following. */
   readonly taken_at_ms: bigint | null;
   readonly transmitted_at_ms: bigint | null;
@@ -136,7 +138,7 @@ function markOf(position: string): number {
 
 function acceptance(record: StatusRecord): Statement {
   const { serverMessageId, acceptedAtMs, position, clientMessageId, senderId, recipientId } = record;
-  const { fingerprint, receivedAtMs } = record;
+  const { fingerprint, receivedAtMs, complete } = record;
   const hash = Buffer.from(fingerprint, 'hex');
   return {
     cql: ACCEPT,
@@ -149,6 +151,8 @@ function acceptance(record: StatusRecord): Statement {
       recipientId,
       hash,
       BigInt(receivedAtMs),
+      // What is undefined is not written: whoever does not know leaves what acceptance has said.
+      complete || undefined,
     ],
   };
 }
@@ -160,7 +164,6 @@ function happenings(update: StatusUpdate): Statement[] {
   const happened = (kind: number, atMs: number, detail: string) =>
     rows.push({ cql: HAPPEN, params: [serverMessageId, kind, BigInt(atMs), detail] });
   if (deliveredAtMs > 0) {
-    // What is undefined is not written.
     const times = [takenAtMs, transmittedAtMs].map((ms) => (ms > 0 ? BigInt(ms) : undefined));
     rows.push({ cql: DELIVER, params: [serverMessageId, BigInt(deliveredAtMs), deviceId, ...times] });
   }
@@ -198,6 +201,7 @@ function recordOf(serverMessageId: string, rows: readonly Row[]): StatusRecord |
     position: accepted.detail,
     fingerprint: accepted.fingerprint.toString('hex'),
     receivedAtMs: Number(accepted.received_at_ms),
+    complete: accepted.complete ?? false,
     deliveredAtMs: atMs(DELIVERED),
     readAtMs: atMs(READ),
     failedAtMs: atMs(FAILED),

@@ -6,7 +6,7 @@ import { earliest, type StatusRecord, type StatusUpdate } from './status-store.j
  */
 export type Row = string;
 
-const UNCHANGING = 8;
+const UNCHANGING = 9;
 /** The field of the position, from 0. */
 const POSITION = 5;
 /** How many fields change: deliveredAtMs, readAtMs, failedAtMs, code, devices, takenAtMs, transmittedAtMs. */
@@ -17,7 +17,7 @@ const NO_DEVICES: readonly string[] = [];
 
 export function rowOf(r: StatusRecord): Row {
   const head = `${r.serverMessageId}\t${r.clientMessageId}\t${r.senderId}\t${r.recipientId}\t${r.acceptedAtMs}\t${r.position}`;
-  const times = `${r.fingerprint}\t${r.receivedAtMs}\t${r.deliveredAtMs}\t${r.readAtMs}\t${r.failedAtMs}`;
+  const times = `${r.fingerprint}\t${r.receivedAtMs}\t${r.complete ? 1 : 0}\t${r.deliveredAtMs}\t${r.readAtMs}\t${r.failedAtMs}`;
   return `${head}\t${times}\t${r.code}\t${r.devices.join(',')}\t${r.takenAtMs}\t${r.transmittedAtMs}`;
 }
 
@@ -91,6 +91,10 @@ class StoredRecord implements StatusRecord {
 
   get receivedAtMs(): number {
     return Number(this.#field(7));
+  }
+
+  get complete(): boolean {
+    return this.#field(8) === '1';
   }
 
   #field(index: number): string {

@@ -13,6 +13,8 @@ export interface StatusRecord {
   readonly fingerprint: string;
   /** When the edge had it, by the edge's clock; 0 where that is not known. */
   readonly receivedAtMs: number;
+  /** Whether its copies for the sender's other devices are certainly on the log, too: acceptance knows, an owner that writes the record does not. */
+  readonly complete: boolean;
   /** 0 until the first device confirmed. */
   readonly deliveredAtMs: number;
   /** 0 until it was read. */

@@ -382,10 +382,14 @@ class ClientOfLog implements MessageLog {
     const encoded = events.map((event) => ({ userId: event.userId, payload: LogEventWire.encode(event) }));
     const { failures, awayUntilMs } = this.#temper;
     const arrivalMs = world.nowMs + this.#remote.wayMs();
-    const fails = world.nowMs < awayUntilMs || random.below(1000) < failures;
+    const away = world.nowMs < awayUntilMs;
+    const fails = away || random.below(1000) < failures;
+    // Partitions fail one by one: of what failed some may be there.
+    const share = away ? 0 : random.among([0, 500, 1000] as const);
+    const effective = fails ? encoded.filter(() => random.below(1000) < share) : encoded;
     return new Promise((resolve, reject) => {
       this.#way.send(arrivalMs, () => {
-        const positions = fails ? [] : this.#log.append(encoded);
+        const positions = this.#log.append(effective);
         this.#host.after(this.#remote.wayMs(), () => {
           if (fails) {
             reject(new MeshError('unavailable', 'simulated: the log did not answer'));

@@ -1,4 +1,5 @@
-import type { Claim, Claims, StatusStore } from '@chatmesh/chat';
+import type { Attempts, StatusStore } from '@chatmesh/chat';
+import { AttemptsModel, nothingKnown } from '../../contract/attempts-model.js';
 import { StatusModel } from '../../contract/status-store-model.js';
 import type { Host } from '../world.js';
 import { Remote, type Temper } from './remote.js';
@@ -20,21 +21,19 @@ export class SimulatedStatuses {
   }
 }
 
-/** Claims as Redis keeps them; an engine that does not answer lets the router's own count. */
-export class SimulatedClaims {
-  readonly #claims = new Map<string, Claim>();
+/** Attempts as Redis keeps them; of an engine that does not answer nothing is known. */
+export class SimulatedAttempts {
+  readonly #model: AttemptsModel;
 
-  of(host: Host, temper: Temper): Claims {
+  constructor(nowMs: () => number) {
+    this.#model = new AttemptsModel(nowMs);
+  }
+
+  of(host: Host, temper: Temper): Attempts {
     const remote = new Remote(host, temper);
     return {
-      claim: (id, claim) =>
-        remote
-          .call(() => {
-            const known = this.#claims.get(id);
-            if (!known) this.#claims.set(id, claim);
-            return known ?? claim;
-          })
-          .catch(() => claim),
+      begin: (senderId, atMs, attempts) =>
+        remote.call(() => this.#model.begin(host.name, senderId, atMs, attempts)).catch(() => nothingKnown(attempts)),
     };
   }
 }

@@ -130,6 +130,7 @@ export function newMessageEvent(): MessageEvent {
     fingerprint: "",
     traceparent: "",
     receivedAtMs: 0n,
+    mayBeSecond: false,
   };
 }
 
@@ -166,6 +167,9 @@ export function writeMessageEvent(w: WireWriter, m: MessageEvent): void {
   }
   if (m.receivedAtMs !== 0n) {
     w.uint64(88, m.receivedAtMs);
+  }
+  if (m.mayBeSecond) {
+    w.bool(96, m.mayBeSecond);
   }
 }
 
@@ -205,6 +209,9 @@ export function readMessageEvent(r: WireReader, end: number, m: MessageEvent): M
         break;
       case 88:
         m.receivedAtMs = r.uint64();
+        break;
+      case 96:
+        m.mayBeSecond = r.bool();
         break;
       default:
         r.skip(tag);
