@@ -85,6 +85,12 @@ export const MUTANTS: readonly Mutant[] = [
     to: 'const receipt = !tracked.redriven',
   },
   {
+    name: 'tell a status that cannot follow',
+    module: RECIPIENT,
+    from: 'this.#owner.contradicts(kind.value, record.position))',
+    to: 'false)',
+  },
+  {
     name: 'lose the earlier of two copies',
     module: RECIPIENT,
     from: 'if (known && !message.copy && !record.event.redriven && known.position !== record.position) {',
@@ -141,8 +147,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'answer before the log has a message',
     module: INGRESS,
-    from: 'await this.#deps.log.publish(events, (positions) => {',
-    to: 'this.#deps.log.publish(events, (positions) => {',
+    from: 'if (copied.length === 0) await published;',
+    to: 'if (copied.length === 0) published.catch(() => {});',
   },
   {
     name: 'accept a repeat as new',
@@ -153,7 +159,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'answer for a copy that may be the second one',
     module: INGRESS,
-    from: 'if (original?.message.mayBeSecond) seconds.set(',
+    from: 'if (pending.message.mayBeSecond) seconds.set(',
     to: 'if (false) seconds.set(',
   },
   {
@@ -167,6 +173,12 @@ export const MUTANTS: readonly Mutant[] = [
     module: INGRESS,
     from: 'message.mayBeSecond = this.#failed.get(id) !== undefined;',
     to: '',
+  },
+  {
+    name: 'take what is recorded for all that belongs to a message',
+    module: INGRESS,
+    from: 'if (record.complete)',
+    to: 'if (true)',
   },
   {
     name: 'give an earlier time than another router',
@@ -195,8 +207,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'forget copies',
     module: INGRESS,
-    from: 'if (!copied) continue;',
-    to: 'continue;',
+    from: 'const copied = batch.filter(({ copied, message }) => copied && !message.mayBeSecond);',
+    to: 'const copied = [];',
   },
   {
     name: 'leave rows that a late confirmation is for',

@@ -55,6 +55,48 @@ const FOUND: readonly [what: string, plan: Plan][] = [
       ],
     },
   ],
+  [
+    'copies that the log did not take when it took their message',
+    {
+      seed: -1425393915,
+      users: 3,
+      devices: 2,
+      routers: 2,
+      edges: 1,
+      steps: [
+        { kind: 'online', afterMs: 1288, device: 1 },
+        { kind: 'away', afterMs: 2, engine: 'log', forMs: 100 },
+        { kind: 'failing', afterMs: 0, engine: 'log', perMille: 391, forMs: 1873 },
+        { kind: 'online', afterMs: 6, device: 0 },
+        { kind: 'move', afterMs: 1302, partition: 7 },
+        { kind: 'send', afterMs: 545, device: 13, to: 2, count: 1 },
+        { kind: 'failing', afterMs: 9, engine: 'inbox', perMille: 19, forMs: 8247 },
+        { kind: 'online', afterMs: 4, device: 5 },
+        { kind: 'send', afterMs: 47, device: 9, to: 4, count: 4 },
+        { kind: 'manner', afterMs: 3, device: 13, manner: 'delivered' },
+        { kind: 'newDevice', afterMs: 5, user: 12 },
+      ],
+    },
+  ],
+  [
+    'read at one device, delivered at another one, while their owner changed',
+    {
+      seed: 2113531870,
+      users: 3,
+      devices: 2,
+      routers: 2,
+      edges: 1,
+      steps: [
+        { kind: 'move', afterMs: 1165, partition: 1 },
+        { kind: 'online', afterMs: 1, device: 10 },
+        { kind: 'send', afterMs: 2142, device: 8, to: 0, count: 5 },
+        { kind: 'move', afterMs: 21, partition: 5 },
+        { kind: 'stop', afterMs: 31, node: 0, forMs: 100 },
+        { kind: 'manner', afterMs: 38, device: 7, manner: 'read' },
+        { kind: 'send', afterMs: 48, device: 0, to: 0, count: 2 },
+      ],
+    },
+  ],
 ];
 
 describe('a simulated mesh', () => {

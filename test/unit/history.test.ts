@@ -239,6 +239,43 @@ describe('each fault', () => {
       },
     ],
     [
+      'what two devices sent one after the other, in the wrong order',
+      'reordered',
+      () => {
+        const ada2 = history.device('ada', 'ada-2').connect();
+        sendFrom(ada, 1, [ada2]);
+        sendFrom(ada2, 2, [ada]);
+        deliver(2);
+        deliver(1);
+      },
+    ],
+    [
+      'a time before that of what another device has sent before',
+      'timestampsDecreasing',
+      () => {
+        const ada2 = history.device('ada', 'ada-2').connect();
+        sendFrom(ada, 5, [ada2]);
+        deliver(5);
+        ada2.sending('c6', ['grace'], 'text 6');
+        ada2.accepted('c6', 's6', at(3), false);
+        // Nobody has got it yet: where it comes, it is also out of order.
+        ada.receipt('failed', 'e6', 's6', 'c6');
+        ada2.receipt('failed', 'e6', 's6', 'c6');
+      },
+    ],
+    [
+      'a message again long after the faults that held its confirmation up',
+      'repeated',
+      () => {
+        send(1);
+        deliver(1);
+        history.disturbed(5_000);
+        finish(1);
+        nowMs += 4_100;
+        deliver(1);
+      },
+    ],
+    [
       'another content',
       'corrupted',
       () => {
@@ -347,6 +384,17 @@ describe('each fault', () => {
     ],
   ];
 
+  /** A send from a device of Ada's to Grace, and everything that follows from it but its arrival there. */
+  function sendFrom(line: Line, n: number, others: readonly Line[], timestamp = at(n)): void {
+    line.sending(`c${n}`, ['grace'], `text ${n}`);
+    answer(line, n, others, timestamp);
+  }
+
+  function answer(line: Line, n: number, others: readonly Line[], timestamp = at(n)): void {
+    line.accepted(`c${n}`, `s${n}`, timestamp, false);
+    for (const other of others) other.delivered(`s${n}`, 'ada', `text ${n}`, timestamp);
+  }
+
   test.each(faults)('%s is %s', (_name, kind, plant) => {
     begin();
     plant();
@@ -433,6 +481,52 @@ describe('each fault', () => {
         send(1);
         deliver(1);
         history.device('grace', 'grace-2');
+      },
+    ],
+    [
+      'what two devices had in flight at the same time, in either order',
+      () => {
+        const ada2 = history.device('ada', 'ada-2').connect();
+        ada.sending('c1', ['grace'], 'text 1');
+        sendFrom(ada2, 2, [ada]);
+        answer(ada, 1, [ada2]);
+        deliver(2);
+        deliver(1);
+      },
+    ],
+    [
+      'the late copy of a send that was refused and accepted all the same',
+      () => {
+        const ada2 = history.device('ada', 'ada-2').connect();
+        ada.sending('c1', ['grace'], 'text 1');
+        ada.refused('c1', 'unavailable');
+        sendFrom(ada, 2, [ada2]);
+        ada.sending('c1', ['grace'], 'text 1');
+        ada.accepted('c1', 's1', at(1), true);
+        ada2.delivered('s1', 'ada', 'text 1', at(1));
+        deliver(1);
+        deliver(2);
+      },
+    ],
+    [
+      'a message again while faults hold its confirmation up',
+      () => {
+        send(1);
+        deliver(1);
+        history.disturbed(5_000);
+        finish(1);
+        nowMs += 3_900;
+        deliver(1);
+      },
+    ],
+    [
+      'what was sent before a device was registered, after it was caught up',
+      () => {
+        send(1);
+        deliver(1);
+        const grace2 = history.device('grace', 'grace-2').connect();
+        grace2.caughtUp();
+        deliver(1, grace2);
       },
     ],
     [

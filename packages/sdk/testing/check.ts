@@ -152,7 +152,8 @@ export class Check {
 
   /** First deliveries to one device, in the order in which they came. */
   #order(device: DeviceRecord): void {
-    const latestOfLine = new Map<ConnectionRecord, number>();
+    /** By conversation. */
+    const latestOfLine = new Map<string, number>();
     const latestOfUser = new Map<string, MessageRecord>();
     const newestOn = new Map<ConnectionRecord, number>();
     const reordered = (what: () => string) => this.#faults.add('reordered', () => `${what()} at ${name(device)}`);
@@ -163,20 +164,22 @@ export class Check {
       if (copy === undefined || send === undefined) continue;
 
       const { order } = send;
+      const { userId } = send.device.user;
+      const conversation = [userId, ...send.recipients].join();
       if (order !== undefined) {
-        const latest = latestOfLine.get(order.connection) ?? 0;
-        if (order.tick < latest) reordered(() => `${id} came after something that its sender sent later`);
-        else latestOfLine.set(order.connection, order.tick);
+        const line = `${order.connection.number},${conversation}`;
+        if (order.tick < (latestOfLine.get(line) ?? 0))
+          reordered(() => `${id} came after something that its sender sent later`);
+        else latestOfLine.set(line, order.tick);
       }
 
       // Sends over several connections have no order that their sender knows; the timestamps give one, but for what two devices
       // had in flight at the same time.
-      const { userId } = send.device.user;
-      const before = latestOfUser.get(userId);
+      const before = latestOfUser.get(conversation);
       const sameLine = order !== undefined && order.connection === before?.send?.order?.connection;
       const atOnce = before?.send !== undefined && before.send.device !== send.device && overlap(before.send, send);
       if (before === undefined || (message.timestamp ?? '') >= (before.timestamp ?? ''))
-        latestOfUser.set(userId, message);
+        latestOfUser.set(conversation, message);
       else if (!sameLine && !atOnce && !(device.user === send.device.user && isUncertain(send))) {
         reordered(() => `${id} of ${message.timestamp} came after ${before.serverMessageId} of ${before.timestamp}`);
       }

@@ -109,6 +109,8 @@ export class Ingress {
   #noted: Promise<void> = Promise.resolve();
   /** The latest time that other routers gave to messages of senders who came here. */
   #notBeforeMs = 0;
+  /** The last copies that were handed to the log. */
+  #copied: Promise<void> = Promise.resolve();
   /** The last batch that was published: batches are answered in their order, whichever is durable first. */
   #answered: Promise<void> = Promise.resolve();
   #drained: Promise<void> | undefined;
@@ -361,40 +363,45 @@ export class Ingress {
     return true;
   }
 
-  /** Publishes what was decided together, then writes the records, then answers when the batch before has its answers. */
+  /**
+   * Publishes what was decided together, then the copies, so that there is none of a message that was not accepted, writes the
+   * records with what is published last, then answers when the batch before has its answers.
+   */
   async #accept(batch: readonly Decided[], before: Promise<void>): Promise<void> {
-    const events: LogEvent[] = [];
-    /** For each event: what it is the message of; undefined for copies. */
-    const originals: (Decided | undefined)[] = [];
     const publishing = this.#publishing(batch);
-    for (const pending of batch) {
-      const { submission, message, copied } = pending;
-      events.push(eventOf(submission.receiverId, message));
-      originals.push(pending);
-      if (!copied) continue;
-      events.push(eventOf(submission.senderId, { ...message, copy: true }));
-      originals.push(undefined);
-    }
+    const copied = batch.filter(({ copied, message }) => copied && !message.mayBeSecond);
+    const originals = batch.map(({ submission, message }) => eventOf(submission.receiverId, message));
+    const recording: Promise<void>[] = [];
+    const record = (accepted: readonly Decided[], positions: ReadonlyMap<Decided, Position>) => {
+      // Which of two copies counts only the owner of the recipient knows.
+      const records = accepted.flatMap((pending) =>
+        pending.message.mayBeSecond
+          ? []
+          : (baseRecord(pending.message, positions.get(pending) as Position, true) as StatusRecord),
+      );
+      const recorded = this.#deps.statuses.accept(records);
+      recorded.catch(() => {});
+      recording.push(recorded);
+    };
+    const place = (positions: readonly Position[]) =>
+      new Map(batch.map((pending, i) => [pending, positions[i] as Position]));
     try {
-      let recorded: Promise<void> | undefined;
-      const positions = await this.#deps.log.publish(events, (positions) => {
-        const records: StatusRecord[] = [];
-        for (const [i, original] of originals.entries()) {
-          if (original && !original.message.mayBeSecond)
-            records.push(baseRecord(original.message, positions[i] as Position, true) as StatusRecord);
-        }
-        recorded = this.#deps.statuses.accept(records);
-        recorded.catch(() => {});
+      let places: ReadonlyMap<Decided, Position> = new Map();
+      const published = this.#deps.log.publish(originals, (positions) => {
+        places = place(positions);
+        record(copied.length === 0 ? batch : batch.filter((pending) => !copied.includes(pending)), places);
       });
+      if (copied.length === 0) await published;
+      else await this.#publishCopies(copied, published, () => record(copied, places));
       for (const span of publishing) span.end();
       // Where no record could be written the log has the message all the same: the owner of the recipient writes one before
       // the log may forget it.
-      await recorded?.catch(() => {});
+      await Promise.allSettled(recording);
       await before;
       const seconds = new Map<Decided, Position>();
-      for (const [i, original] of originals.entries()) {
-        if (original?.message.mayBeSecond) seconds.set(original, positions[i] as Position);
-        else if (original) this.#finish(original, acceptanceOf(original));
+      for (const pending of batch) {
+        if (pending.message.mayBeSecond) seconds.set(pending, places.get(pending) as Position);
+        else this.#finish(pending, acceptanceOf(pending));
       }
       if (seconds.size > 0) void this.#answerAsRecorded(seconds);
     } catch (error) {
@@ -404,6 +411,20 @@ export class Ingress {
       await before;
       for (const accepted of batch) this.#finish(accepted, new MeshError('unavailable', `not accepted: ${message}`));
     }
+  }
+
+  /** Publishes the copies of messages when these are published, in the order of the batches. */
+  async #publishCopies(copied: readonly Decided[], originals: Promise<unknown>, record: () => void): Promise<void> {
+    const copies = copied.map(({ submission, message }) => eventOf(submission.senderId, { ...message, copy: true }));
+    const before = this.#copied;
+    const published = Promise.all([originals, before]).then(() => ({
+      durable: this.#deps.log.publish(copies, record),
+    }));
+    this.#copied = published.then(
+      () => {},
+      () => before,
+    );
+    await (await published).durable;
   }
 
   /** Answers as the records say that the owners of the recipients write: of two copies they know which one comes first. */
@@ -417,9 +438,8 @@ export class Ingress {
           const one = asked[i] as Decided;
           if (!record) continue;
           if (record === DAMAGED) this.#finish(one, unanswerable());
-          else if (record.position === pending.get(one)) this.#finish(one, acceptanceOf(one));
-          // This attempt has published the copies.
-          else this.#repeat(one, { ...record, complete: true });
+          else if (record.position === pending.get(one)) void this.#finishWhole(one, acceptanceOf(one));
+          else this.#repeat(one, record);
           pending.delete(one);
         }
         if (pending.size === 0) return;
@@ -458,21 +478,21 @@ export class Ingress {
       deduplicated: true,
       receipt: standingReceipt(record),
     };
-    if (record.complete || submission.senderId === submission.receiverId) this.#finish(pending, repeated);
-    else void this.#complete(pending, repeated);
+    if (record.complete) this.#finish(pending, repeated);
+    else void this.#finishWhole(pending, repeated);
   }
 
-  /** Publishes what belongs to a message besides itself, where the attempt that put it on the log may not have come so far. */
-  async #complete(pending: Pending, repeated: Acceptance): Promise<void> {
+  /** Answers when the copies of a message are published whose acceptance may not have come so far. They bear its time. */
+  async #finishWhole(pending: Pending, acceptance: Acceptance): Promise<void> {
     const { directory, log } = this.#deps;
     const { submission } = pending;
     try {
       const sender = directory.peek(submission.senderId) ?? (await directory.find(submission.senderId));
       if (wantsCopy(submission, sender)) {
-        const message = { ...this.#messageOf(pending, repeated.acceptedAtMs), copy: true, mayBeSecond: true };
+        const message = { ...this.#messageOf(pending, acceptance.acceptedAtMs), copy: true, mayBeSecond: true };
         await log.publish([eventOf(submission.senderId, message)]);
       }
-      this.#finish(pending, repeated);
+      this.#finish(pending, acceptance);
     } catch (error) {
       const { message } = toMeshError(error);
       this.#finish(pending, new MeshError('unavailable', `not certain yet: ${message}`));

@@ -649,11 +649,15 @@ export class Owner {
     if (this.#recipients.get(recipient.userId) === recipient) this.#recipients.delete(recipient.userId);
   }
 
-  /** Acceptance may have died before it wrote the record: it is written before a repeat of the send can look for it. */
+  /**
+   * Acceptance may have died before it wrote the record: it is written before a repeat of the send can look for it. Not of what may be
+   * a second copy: the first one may wait here, and comes first.
+   */
   #restore(records: readonly LogRecord[]): void {
     const bases: StatusRecord[] = [];
     for (const { event, mayRepeat, position } of records) {
-      const base = mayRepeat && event.kind.case === 'message' ? baseRecord(event.kind.value, position) : undefined;
+      const message = mayRepeat && event.kind.case === 'message' ? event.kind.value : undefined;
+      const base = message?.mayBeSecond ? undefined : baseRecord(message, position);
       if (base) bases.push(base);
     }
     // The log keeps these events until their recipients have written the records too: a failure here loses nothing.
