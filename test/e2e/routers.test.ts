@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,6 +11,7 @@ import {
   type StatusStore,
 } from '@chatmesh/chat';
 import { EdgeService, readConfig as edgeConfig } from '@chatmesh/edge';
+import { InternalChatService } from '@chatmesh/gen/chat/v1/internal';
 import { DirectoryService } from '@chatmesh/gen/user/v1/directory';
 import { createClient, createLogger, EnvReader, MeshError, Metrics, monotonicMs } from '@chatmesh/mesh';
 import { LmdbEnvironment } from '@chatmesh/mesh/lmdb';
@@ -36,6 +37,7 @@ describe('ownership that moves while the session stays', () => {
   const closing: (() => unknown)[] = [];
   const metrics = () => new Metrics({ processMetrics: false });
   let routerPorts: number[];
+  let userPort: number;
   let edge: EdgeService;
   let users: TestUser[];
   let startRouter: (index: number, overrides?: { statuses?: StatusStore }) => Promise<ChatService>;
@@ -44,13 +46,14 @@ describe('ownership that moves while the session stays', () => {
   beforeAll(async () => {
     const dataDir = mkdtempSync(join(tmpdir(), 'chatmesh-routers-'));
     closing.push(() => rmSync(dataDir, { recursive: true, force: true }));
-    const [userPort, presencePort, edgePort, h2Port, ...ports] = (await freePorts(6)) as [
+    const [directoryPort, presencePort, edgePort, h2Port, ...ports] = (await freePorts(6)) as [
       number,
       number,
       number,
       number,
     ];
     routerPorts = ports;
+    userPort = directoryPort;
     const host = '127.0.0.1';
     const env = (more: Record<string, string>) =>
       new EnvReader({
@@ -176,6 +179,47 @@ describe('ownership that moves while the session stays', () => {
     await everybodySends('traffic through both routers again');
     await judge(speakers, history);
   }, 300_000);
+
+  test('a device that one router was told of gets copies of what another one accepts from then on', async () => {
+    const routerAt = (index: number) =>
+      createClient(InternalChatService, { address: `127.0.0.1:${routerPorts[index]}`, logger });
+    const [one, other] = [routerAt(0), routerAt(1)];
+    const directory = createClient(DirectoryService, { address: `127.0.0.1:${userPort}`, logger });
+    try {
+      const made: { users: TestUser[] } = await directory.createUsers({ contactNumber: '+15560000000', name: 'Test', count: 2 });
+      const [ada, bob] = made.users as [TestUser, TestUser];
+      const send = async (router: typeof one) => {
+        const { accepted } = await router.sendMessage({
+          message: {
+            senderId: ada.userId,
+            target: { case: 'receiverId', value: bob.userId },
+            clientMessageId: randomUUID(),
+            payload: { case: 'content', value: 'for all of my devices' },
+          },
+          senderDeviceId: ada.deviceId,
+        });
+        return accepted?.serverMessageId ?? '';
+      };
+      for (const [accepting, told] of [
+        [one, other],
+        [other, one],
+      ] as const) {
+        // The other one may have had the sender before: from the second message on it goes by what it knows.
+        for (let i = 0; i < 2; i++) await send(accepting);
+        const devices = [{ userId: ada.userId, deviceId: randomUUID() }];
+        await directory.admitDevices({ devices });
+        await told.announceDevices({ devices });
+        const ids = [await send(accepting), await send(accepting)];
+        const deviceId = devices[0]?.deviceId ?? '';
+        const waiting = async () =>
+          (await told.listInbox({ userId: ada.userId, deviceId, limit: 100 })).entries.map(({ id }) => id);
+        await until(async () => (await waiting()).length >= ids.length, { what: 'the copies' });
+        expect(await waiting()).toEqual(ids);
+      }
+    } finally {
+      for (const client of [one, other, directory]) client.close();
+    }
+  }, 120_000);
 
   test('status --explain asks all routers: what is in flight only the owner of its recipient knows', async () => {
     const url = `ws://127.0.0.1:${edge.port}/connect`;
