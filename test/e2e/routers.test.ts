@@ -186,7 +186,11 @@ describe('ownership that moves while the session stays', () => {
     const [one, other] = [routerAt(0), routerAt(1)];
     const directory = createClient(DirectoryService, { address: `127.0.0.1:${userPort}`, logger });
     try {
-      const made: { users: TestUser[] } = await directory.createUsers({ contactNumber: '+15560000000', name: 'Test', count: 2 });
+      const made: { users: TestUser[] } = await directory.createUsers({
+        contactNumber: '+15560000000',
+        name: 'Test',
+        count: 2,
+      });
       const [ada, bob] = made.users as [TestUser, TestUser];
       const send = async (router: typeof one) => {
         const { accepted } = await router.sendMessage({

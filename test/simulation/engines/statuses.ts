@@ -1,4 +1,4 @@
-import type { Attempts, StatusStore } from '@chatmesh/chat';
+import type { Attempts, StatusRecord, StatusStore } from '@chatmesh/chat';
 import { AttemptsModel, nothingKnown } from '../../contract/attempts-model.js';
 import { StatusModel } from '../../contract/status-store-model.js';
 import type { Host } from '../world.js';
@@ -13,12 +13,17 @@ export class SimulatedStatuses {
     const remote = new Remote(host, temper);
     return {
       accept: (records) => remote.call(() => this.records.accept(records)),
-      get: (ids) => remote.call(() => ids.map((id) => this.records.get(id))),
+      get: (ids) => remote.call(() => ids.map((id) => asStored(this.records.get(id)))),
       update: (updates) => remote.call(() => this.records.update(updates)),
       expire: () => Promise.resolve(false),
       [Symbol.asyncDispose]: () => Promise.resolve(),
     };
   }
+}
+
+/** As LMDB's store hands a record out: its fields are not its own, so that a copy by spreading has none of them. */
+function asStored(record: StatusRecord | undefined): StatusRecord | undefined {
+  return record && (Object.create(record) as StatusRecord);
 }
 
 /** Attempts as Redis keeps them; of an engine that does not answer nothing is known. */
