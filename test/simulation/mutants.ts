@@ -159,8 +159,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'answer for a copy that may be the second one',
     module: INGRESS,
-    from: 'if (pending.message.mayBeSecond) seconds.set(',
-    to: 'if (false) seconds.set(',
+    from: 'if (!pending.message.mayBeSecond) this.#finish(pending, acceptanceOf(pending));',
+    to: 'if (true) this.#finish(pending, acceptanceOf(pending));',
   },
   {
     name: 'ignore that a message was tried through another router',

@@ -56,6 +56,8 @@ interface Pending {
   readonly id: string;
   message: MessageEvent | undefined;
   acceptedAtMs: number;
+  /** Where it stands on the log, once it does. */
+  position: Position;
   /** Whether the sender has other devices, which get a copy, or may have. */
   copied: boolean;
   /** Where the message is followed. */
@@ -156,6 +158,7 @@ export class Ingress {
         id,
         message: undefined,
         acceptedAtMs: 0,
+        position: '',
         copied: false,
         span,
       };
@@ -369,41 +372,26 @@ export class Ingress {
    */
   async #accept(batch: readonly Decided[], before: Promise<void>): Promise<void> {
     const publishing = this.#publishing(batch);
-    const copied = batch.filter(({ copied, message }) => copied && !message.mayBeSecond);
     const originals = batch.map(({ submission, message }) => eventOf(submission.receiverId, message));
-    const recording: Promise<void>[] = [];
-    const record = (accepted: readonly Decided[], positions: ReadonlyMap<Decided, Position>) => {
-      // Which of two copies counts only the owner of the recipient knows.
-      const records = accepted.flatMap((pending) =>
-        pending.message.mayBeSecond
-          ? []
-          : (baseRecord(pending.message, positions.get(pending) as Position, true) as StatusRecord),
-      );
-      const recorded = this.#deps.statuses.accept(records);
-      recorded.catch(() => {});
-      recording.push(recorded);
-    };
-    const place = (positions: readonly Position[]) =>
-      new Map(batch.map((pending, i) => [pending, positions[i] as Position]));
+    const copied = batch.filter(({ copied, message }) => copied && !message.mayBeSecond);
+    let recorded: Promise<void> | undefined;
     try {
-      let places: ReadonlyMap<Decided, Position> = new Map();
       const published = this.#deps.log.publish(originals, (positions) => {
-        places = place(positions);
-        record(copied.length === 0 ? batch : batch.filter((pending) => !copied.includes(pending)), places);
+        for (const [i, pending] of batch.entries()) pending.position = positions[i] as Position;
+        recorded = this.#record(batch, false);
       });
       if (copied.length === 0) await published;
-      else await this.#publishCopies(copied, published, () => record(copied, places));
+      else await this.#publishCopies(copied, published);
       for (const span of publishing) span.end();
-      // Where no record could be written the log has the message all the same: the owner of the recipient writes one before
-      // the log may forget it.
-      await Promise.allSettled(recording);
+      await recorded;
       await before;
-      const seconds = new Map<Decided, Position>();
+      let seconds: Set<Decided> | undefined;
       for (const pending of batch) {
-        if (pending.message.mayBeSecond) seconds.set(pending, places.get(pending) as Position);
-        else this.#finish(pending, acceptanceOf(pending));
+        if (!pending.message.mayBeSecond) this.#finish(pending, acceptanceOf(pending));
+        else if (seconds) seconds.add(pending);
+        else seconds = new Set([pending]);
       }
-      if (seconds.size > 0) void this.#answerAsRecorded(seconds);
+      if (seconds) void this.#answerAsRecorded(seconds);
     } catch (error) {
       const { message, kind } = toMeshError(error);
       for (const span of publishing) span.end({}, kind);
@@ -413,34 +401,51 @@ export class Ingress {
     }
   }
 
+  /**
+   * Writes the records of those of a batch that have copies, or of those that have none. Never rejects: where no record could be
+   * written the log has the message all the same, and the owner of the recipient writes one before the log may forget it.
+   */
+  async #record(batch: readonly Decided[], copied: boolean): Promise<void> {
+    const records: StatusRecord[] = [];
+    for (const pending of batch) {
+      // Which of two copies counts only the owner knows.
+      if (pending.message.mayBeSecond || pending.copied !== copied) continue;
+      records.push(baseRecord(pending.message, pending.position, true) as StatusRecord);
+    }
+    if (records.length > 0) await this.#deps.statuses.accept(records).catch(() => {});
+  }
+
   /** Publishes the copies of messages when these are published, in the order of the batches. */
-  async #publishCopies(copied: readonly Decided[], originals: Promise<unknown>, record: () => void): Promise<void> {
+  async #publishCopies(copied: readonly Decided[], originals: Promise<unknown>): Promise<void> {
     const copies = copied.map(({ submission, message }) => eventOf(submission.senderId, { ...message, copy: true }));
+    let recorded: Promise<void> | undefined;
+    const record = () => {
+      recorded = this.#record(copied, true);
+    };
     const before = this.#copied;
-    const published = Promise.all([originals, before]).then(() => ({
-      durable: this.#deps.log.publish(copies, record),
-    }));
-    this.#copied = published.then(
+    const handed = Promise.all([originals, before]).then(() => ({ durable: this.#deps.log.publish(copies, record) }));
+    this.#copied = handed.then(
       () => {},
       () => before,
     );
-    await (await published).durable;
+    await (await handed).durable;
+    await recorded;
   }
 
   /** Answers as the records say that the owners of the recipients write: of two copies they know which one comes first. */
-  async #answerAsRecorded(pending: Map<Decided, Position>): Promise<void> {
+  async #answerAsRecorded(pending: Set<Decided>): Promise<void> {
     const untilMs = monotonicMs() + OWNER_RECORDS_MS;
     try {
       for (let waitMs = FIRST_LOOK_MS; ; waitMs = Math.min(LAST_LOOK_MS, 2 * waitMs)) {
-        const asked = [...pending.keys()];
+        const asked = [...pending];
         const records = await this.#deps.statuses.get(asked.map(({ id }) => id));
         for (const [i, record] of records.entries()) {
           const one = asked[i] as Decided;
           if (!record) continue;
-          if (record === DAMAGED) this.#finish(one, unanswerable());
-          else if (record.position === pending.get(one)) void this.#finishWhole(one, acceptanceOf(one));
-          else this.#repeat(one, record);
           pending.delete(one);
+          if (record === DAMAGED) this.#finish(one, unanswerable());
+          else if (record.position === one.position) void this.#finishWhole(one, acceptanceOf(one));
+          else this.#repeat(one, record);
         }
         if (pending.size === 0) return;
         if (monotonicMs() >= untilMs) throw new MeshError('unavailable', 'the owner of the recipient is away');
@@ -448,7 +453,7 @@ export class Ingress {
       }
     } catch (error) {
       const { message } = toMeshError(error);
-      for (const one of pending.keys()) this.#finish(one, new MeshError('unavailable', `not certain yet: ${message}`));
+      for (const one of pending) this.#finish(one, new MeshError('unavailable', `not certain yet: ${message}`));
     }
   }
 
