@@ -14,7 +14,7 @@ export type Sabotage =
 
 type Down =
   | { kind: 'sent'; clientId: string; serverId: string; timestamp: string; repeat: boolean }
-  | { kind: 'message'; serverId: string; sender: string; content: string; timestamp: string }
+  | { kind: 'message'; serverId: string; sender: string; receiver: string; content: string; timestamp: string }
   | { kind: 'receipt'; status: 'delivered' | 'read'; eventId: string; serverId: string; clientId: string }
   | { kind: 'caught_up' };
 type Up = { kind: 'delivered' | 'read' | 'ack'; ids: string[] };
@@ -176,7 +176,7 @@ export class World {
     this.#accepted.set(clientId, accepted);
     this.#contents.set(serverId, content);
     device.down.push({ ...accepted, kind: 'sent', repeat: false });
-    const message: Waiting = { kind: 'message', serverId, sender: device.user, content, timestamp };
+    const message: Waiting = { kind: 'message', serverId, sender: device.user, receiver: to, content, timestamp };
     for (const target of this.devices) {
       if (target.user !== to && (target.user !== device.user || target === device)) continue;
       if (!this.#breaks('lose')) this.#enqueue(target, message);
@@ -188,8 +188,9 @@ export class World {
 
   #enqueue(target: Device, entry: Waiting): void {
     const last = target.inbox.at(-1);
-    const swaps = last?.kind === 'message' && entry.kind === 'message' && last.sender === entry.sender;
-    if (swaps && !target.transmitted.has(last) && this.#breaks('reorder')) target.inbox.splice(-1, 0, entry);
+    const conversation = (one: Waiting | undefined) => one?.kind === 'message' && `${one.sender}/${one.receiver}`;
+    const swaps = entry.kind === 'message' && conversation(last) === conversation(entry);
+    if (last && swaps && !target.transmitted.has(last) && this.#breaks('reorder')) target.inbox.splice(-1, 0, entry);
     else target.inbox.push(entry.kind === 'message' && this.#breaks('corrupt') ? { ...entry, content: '?' } : entry);
   }
 

@@ -250,6 +250,18 @@ describe('each fault', () => {
       },
     ],
     [
+      'a copy for an own device behind a later one, without a fault',
+      'reordered',
+      () => {
+        const ada2 = history.device('ada', 'ada-2').connect();
+        sendFrom(ada, 1, []);
+        sendFrom(ada, 2, [ada2]);
+        ada2.delivered('s1', 'ada', 'text 1', at(1));
+        deliver(1);
+        deliver(2);
+      },
+    ],
+    [
       'a time before that of what another device has sent before',
       'timestampsDecreasing',
       () => {
@@ -503,6 +515,21 @@ describe('each fault', () => {
         sendFrom(ada, 2, [ada2]);
         ada.sending('c1', ['grace'], 'text 1');
         ada.accepted('c1', 's1', at(1), true);
+        ada2.delivered('s1', 'ada', 'text 1', at(1));
+        deliver(1);
+        deliver(2);
+      },
+    ],
+    [
+      'a copy for an own device behind a later one, where faults lay between the send and its answer',
+      () => {
+        const ada2 = history.device('ada', 'ada-2').connect();
+        ada.sending('c1', ['grace'], 'text 1');
+        history.disturbed(1_000);
+        nowMs += 500;
+        ada.accepted('c1', 's1', at(1), true);
+        nowMs += 1_000;
+        sendFrom(ada, 2, [ada2]);
         ada2.delivered('s1', 'ada', 'text 1', at(1));
         deliver(1);
         deliver(2);

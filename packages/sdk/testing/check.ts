@@ -163,6 +163,7 @@ export class Check {
       const copy = message.copies.find((known) => known.device === device);
       if (copy === undefined || send === undefined) continue;
 
+      if (device.user === send.device.user && this.#mayComeLate(send)) continue;
       const { order } = send;
       const { userId } = send.device.user;
       const conversation = [userId, ...send.recipients].join();
@@ -180,7 +181,7 @@ export class Check {
       const atOnce = before?.send !== undefined && before.send.device !== send.device && overlap(before.send, send);
       if (before === undefined || (message.timestamp ?? '') >= (before.timestamp ?? ''))
         latestOfUser.set(conversation, message);
-      else if (!sameLine && !atOnce && !(device.user === send.device.user && isUncertain(send))) {
+      else if (!sameLine && !atOnce) {
         reordered(() => `${id} of ${message.timestamp} came after ${before.serverMessageId} of ${before.timestamp}`);
       }
 
@@ -196,6 +197,16 @@ export class Check {
     }
   }
 
+  /**
+   * Whether the copies for the sender's own devices may come behind later ones: an attempt was refused and perhaps accepted all the
+   * same, or faults lay between the send and its answer.
+   */
+  #mayComeLate({ attempts, acceptedAtMs }: SendRecord): boolean {
+    const sentMs = attempts[0]?.atMs ?? 0;
+    const faults = this.records.disturbances.some(({ fromMs, untilMs }) => fromMs <= acceptedAtMs && sentMs <= untilMs);
+    return faults || attempts.some(({ uncertain }) => uncertain);
+  }
+
   #expected(userId: string, send: SendRecord): DeviceRecord[] {
     const sentTick = send.attempts[0]?.tick ?? 0;
     const devices = this.records.users.get(userId)?.devices ?? [];
@@ -203,14 +214,6 @@ export class Check {
       ({ sinceTick, deviceId }) => sinceTick <= sentTick && (this.#judged === undefined || this.#judged.has(deviceId)),
     );
   }
-}
-
-/**
- * Whether an attempt may have been accepted that was refused: then the place of the copies for the sender's own devices is that of
- * a later attempt.
- */
-function isUncertain({ attempts }: SendRecord): boolean {
-  return attempts.some(({ uncertain }) => uncertain);
 }
 
 /** Whether each was sent before the other was answered. */

@@ -30,6 +30,7 @@ export class Line {
     const attempt: Attempt = {
       connection: this.connection,
       tick: this.records.tick(),
+      atMs: this.records.nowMs(),
       refused: false,
       uncertain: false,
     };
@@ -49,6 +50,7 @@ export class Line {
       floor: device.user.latest,
       message: undefined,
       acceptedTick: 0,
+      acceptedAtMs: 0,
       order: undefined,
       acceptedAsNew: false,
       refusedWith: undefined,
@@ -205,6 +207,7 @@ export class Line {
     message.content = undefined;
     send.message = message;
     send.acceptedTick = tick;
+    send.acceptedAtMs = this.records.nowMs();
     send.refusedWith = undefined;
 
     const here = send.attempts.find((attempt) => attempt.connection === connection && !attempt.refused);

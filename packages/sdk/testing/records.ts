@@ -40,6 +40,7 @@ export interface ConnectionRecord {
 export interface Attempt {
   readonly connection: ConnectionRecord;
   readonly tick: number;
+  readonly atMs: number;
   refused: boolean;
   /** Refused as `unavailable`: it may have been accepted all the same. */
   uncertain: boolean;
@@ -59,6 +60,7 @@ export interface SendRecord {
   /** Set by the first acceptance. */
   message: MessageRecord | undefined;
   acceptedTick: number;
+  acceptedAtMs: number;
   /** The attempt that was accepted, where that is certain: its place is its place in the order of acceptance. */
   order: Attempt | undefined;
   acceptedAsNew: boolean;
