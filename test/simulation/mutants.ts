@@ -171,13 +171,13 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'forget what the log may have taken',
     module: INGRESS,
-    from: 'message.mayBeSecond = this.#failed.get(id) !== undefined;',
+    from: 'message.mayBeSecond = this.#unrecorded.get(id) !== undefined;',
     to: '',
   },
   {
     name: 'take what is recorded for all that belongs to a message',
     module: INGRESS,
-    from: 'if (record.complete)',
+    from: 'if (record.complete || this.#completed.get(pending.id) !== undefined)',
     to: 'if (true)',
   },
   {

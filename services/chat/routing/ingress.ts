@@ -69,8 +69,9 @@ const MAX_PENDING = 50_000;
 /** The owner of a recipient may have to be found first. */
 const OWNER_RECORDS_MS = 8_000;
 const FIRST_LOOK_MS = 10;
-/** Failed attempts that are remembered: their repeats come within seconds. */
-const FAILED_ATTEMPTS = 100_000;
+/** So many are remembered: their repeats come within seconds. */
+const UNRECORDED = 100_000;
+const COMPLETED = 100_000;
 const LAST_LOOK_MS = 500;
 const NO_SPANS: readonly Span[] = [];
 const NO_BYTES = new Uint8Array(0);
@@ -105,8 +106,10 @@ export class Ingress {
   readonly #waiting = new ChurnMap<string, Pending[]>();
   #turn: Promise<void> = Promise.resolve();
   #batch: Pending[] = [];
-  /** What the log failed to take and may have taken all the same. */
-  readonly #failed = new RecentIdMap(FAILED_ATTEMPTS);
+  /** What may be on the log without a record that says so: the log did not answer, or the store of the records did not. */
+  readonly #unrecorded = new RecentIdMap(UNRECORDED);
+  /** Incomplete records whose copies this router has published: whoever repeats for ever does not have that done again. */
+  readonly #completed = new RecentIdMap(COMPLETED);
   /** The last batch whose attempts were noted. */
   #noted: Promise<void> = Promise.resolve();
   /** The latest time that other routers gave to messages of senders who came here. */
@@ -264,7 +267,7 @@ export class Ingress {
     pending.copied = wantsCopy(submission, sender);
     const acceptedAtMs = this.#deps.clock.now();
     const message = this.#messageOf(pending, acceptedAtMs);
-    message.mayBeSecond = this.#failed.get(id) !== undefined;
+    message.mayBeSecond = this.#unrecorded.get(id) !== undefined;
     pending.message = message;
     pending.acceptedAtMs = acceptedAtMs;
     if (this.#batch.length === 0) queueMicrotask(() => this.#acceptBatch());
@@ -395,7 +398,7 @@ export class Ingress {
     } catch (error) {
       const { message, kind } = toMeshError(error);
       for (const span of publishing) span.end({}, kind);
-      for (const { id } of batch) this.#failed.set(id, 1);
+      for (const { id } of batch) this.#unrecorded.set(id, 1);
       await before;
       for (const accepted of batch) this.#finish(accepted, new MeshError('unavailable', `not accepted: ${message}`));
     }
@@ -412,7 +415,10 @@ export class Ingress {
       if (pending.message.mayBeSecond || pending.copied !== copied) continue;
       records.push(baseRecord(pending.message, pending.position, true) as StatusRecord);
     }
-    if (records.length > 0) await this.#deps.statuses.accept(records).catch(() => {});
+    if (records.length === 0) return;
+    await this.#deps.statuses.accept(records).catch(() => {
+      for (const { serverMessageId } of records) this.#unrecorded.set(serverMessageId, 1);
+    });
   }
 
   /** Publishes the copies of messages when these are published, in the order of the batches. */
@@ -483,7 +489,7 @@ export class Ingress {
       deduplicated: true,
       receipt: standingReceipt(record),
     };
-    if (record.complete) this.#finish(pending, repeated);
+    if (record.complete || this.#completed.get(pending.id) !== undefined) this.#finish(pending, repeated);
     else void this.#finishWhole(pending, repeated);
   }
 
@@ -497,6 +503,7 @@ export class Ingress {
         const message = { ...this.#messageOf(pending, acceptance.acceptedAtMs), copy: true, mayBeSecond: true };
         await log.publish([eventOf(submission.senderId, message)]);
       }
+      this.#completed.set(pending.id, 1);
       this.#finish(pending, acceptance);
     } catch (error) {
       const { message } = toMeshError(error);
