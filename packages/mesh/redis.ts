@@ -118,13 +118,6 @@ export class RedisClient implements AsyncDisposable {
     return this.#command('hgetall', [key], () => this.#client.hgetall(key));
   }
 
-  /** Sets a key that is not there, for `ttlMs`. Resolves with what is there otherwise. Needs Redis 7. */
-  async setIfAbsent(key: string, value: string, ttlMs: number): Promise<string | undefined> {
-    const args = [key, value, 'PX', String(ttlMs), 'NX', 'GET'];
-    const there = await this.#command('set', args, () => this.#client.set(key, value, 'PX', ttlMs, 'NX', 'GET'));
-    return there ?? undefined;
-  }
-
   /** Removes a key. */
   async remove(key: string): Promise<void> {
     await this.#command('unlink', [key], () => this.#client.unlink(key));

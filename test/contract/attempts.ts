@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type { Attempts } from '@chatmesh/chat';
-import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { AttemptsModel } from './attempts-model.js';
 
@@ -26,17 +26,18 @@ export function attemptsContract(engine: string, open: (routers: number) => Prom
       [first, second] = opened.routers as [Attempts, Attempts];
     });
     afterAll(() => opened.close());
+    beforeEach(() => {
+      senderId = randomUUID();
+    });
 
     const attempt = (fingerprint = 'aa') => ({ serverMessageId: randomUUID(), fingerprint });
 
     test('a first attempt is told of no other one', async () => {
-      senderId = randomUUID();
       const answer = await first.begin(senderId, NOW_MS, [attempt(), attempt()]);
       expect(answer).toEqual({ before: 'nobody', latestMs: 0, first: [undefined, undefined] });
     });
 
     test('every later attempt at a message, through whichever router, is told the fingerprint of the first', async () => {
-      senderId = randomUUID();
       const again = attempt('aa');
       await first.begin(senderId, NOW_MS, [again]);
       for (const router of [second, first]) {
@@ -46,7 +47,6 @@ export function attemptsContract(engine: string, open: (routers: number) => Prom
     });
 
     test('a router is told whether another one has worked for the sender since it did', async () => {
-      senderId = randomUUID();
       const standing = async (router: Attempts) => (await router.begin(senderId, NOW_MS, [attempt()])).before;
       expect(await standing(first)).toBe('nobody');
       expect(await standing(first)).toBe('here');
@@ -56,14 +56,12 @@ export function attemptsContract(engine: string, open: (routers: number) => Prom
     });
 
     test('a device that one router announces is news to another one', async () => {
-      senderId = randomUUID();
       await first.begin(senderId, NOW_MS, [attempt()]);
       expect(await second.begin(senderId, 0, [])).toMatchObject({ before: 'elsewhere', first: [] });
       expect(await first.begin(senderId, NOW_MS, [attempt()])).toMatchObject({ before: 'elsewhere', latestMs: NOW_MS });
     });
 
     test('the latest time that any router named is told to all', async () => {
-      senderId = randomUUID();
       const aheadMs = NOW_MS + 86_400_000;
       await first.begin(senderId, aheadMs, [attempt()]);
       expect((await second.begin(senderId, NOW_MS, [attempt()])).latestMs).toBe(aheadMs);

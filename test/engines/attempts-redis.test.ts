@@ -2,7 +2,7 @@ import { RedisAttempts } from '@chatmesh/chat/redis';
 import { expect, test } from '@jest/globals';
 import { attemptsContract } from '../contract/attempts.js';
 import { until } from '../mesh.js';
-import { newRedisClient, REDIS_KINDS } from './redis-engines.js';
+import { REDIS_KINDS, redisClient } from './redis-engines.js';
 import { RedisServer } from './redis-server.js';
 
 const unexpected = (error: unknown) => {
@@ -12,7 +12,7 @@ const unexpected = (error: unknown) => {
 for (const [name, start, env] of REDIS_KINDS) {
   attemptsContract(name, async (routers) => {
     const servers = await start();
-    const redis = await newRedisClient(env(servers.map(({ url }) => url)));
+    const redis = await redisClient(env(servers.map(({ url }) => url)));
     return {
       routers: Array.from({ length: routers }, () => new RedisAttempts(redis, unexpected)),
       async close() {
@@ -25,7 +25,7 @@ for (const [name, start, env] of REDIS_KINDS) {
 
 test('without Redis nothing is known, and nothing fails; a Redis that was wiped begins anew', async () => {
   const server = await RedisServer.start();
-  const redis = await newRedisClient({ REDIS_URL: server.url });
+  const redis = await redisClient({ REDIS_URL: server.url });
   try {
     const attempts = new RedisAttempts(redis, unexpected);
     const attempt = { serverMessageId: '5a', fingerprint: 'aa' };

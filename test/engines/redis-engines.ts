@@ -9,15 +9,8 @@ import { RedisServer, startRedisCluster } from './redis-server.js';
 
 const logger = createLogger({ name: 'test', level: 'silent' });
 
-/** A client of the Redis at `url`, with keys of its own. */
-export async function redisClient(url: string, prefix: string): Promise<RedisClient> {
-  const config = readRedisConfig(new EnvReader({ REDIS_URL: url, REDIS_PREFIX: prefix }));
-  if (!config) throw new Error('no address of Redis');
-  return await RedisClient.open(config, { logger });
-}
-
-/** A client as the environment names it, with keys of its own. */
-export async function newRedisClient(env: Record<string, string>): Promise<RedisClient> {
+/** A client as the environment names it, with keys of its own unless that names their prefix. */
+export async function redisClient(env: Record<string, string>): Promise<RedisClient> {
   const config = readRedisConfig(new EnvReader({ REDIS_PREFIX: `test:${randomUUID()}:`, ...env }));
   if (!config) throw new Error('no address of Redis');
   return await RedisClient.open(config, { logger });
@@ -44,7 +37,10 @@ export const cachedInboxStore: Engine<InboxStore> = {
   place: () => lmdbInboxStore.place(),
   async open(location) {
     const inner = await lmdbInboxStore.open(location);
-    const redis = await redisClient(process.env.REDIS_URL ?? 'redis://127.0.0.1:6379', `test:${location}:`);
+    const redis = await redisClient({
+      REDIS_URL: process.env.REDIS_URL ?? 'redis://127.0.0.1:6379',
+      REDIS_PREFIX: `test:${location}:`,
+    });
     const store = new CachedInboxStore(inner.store, { redis, maxRows: 500, tenureOf: () => 1, logger });
     return {
       store,

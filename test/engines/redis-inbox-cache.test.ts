@@ -47,7 +47,7 @@ describe('the cache of inboxes', () => {
   });
 
   async function newRouter(): Promise<{ redis: RedisClient; store: CachedInboxStore }> {
-    const client = await redisClient(server.url, 'test:');
+    const client = await redisClient({ REDIS_URL: server.url, REDIS_PREFIX: 'test:' });
     clients.push(client);
     const options = { redis: client, maxRows: MAX_ROWS, tenureOf: () => tenure, logger };
     return { redis: client, store: new CachedInboxStore(inner.store, options) };

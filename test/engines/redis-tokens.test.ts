@@ -4,7 +4,7 @@ import { RedisTokens } from '@chatmesh/chat/redis';
 import type { RedisClient } from '@chatmesh/mesh/redis';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { until } from '../mesh.js';
-import { newRedisClient as client, REDIS_KINDS } from './redis-engines.js';
+import { redisClient as client, REDIS_KINDS } from './redis-engines.js';
 import { RedisServer } from './redis-server.js';
 
 const BURST = 1_000;

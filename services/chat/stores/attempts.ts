@@ -41,12 +41,6 @@ const ATTEMPT_TTL_MS = 60_000;
 const SENDER_TTL_MS = 120_000;
 
 const BEGIN = new RedisScript(new URL('../../lua/attempts-begin.lua', import.meta.url));
-const NOTHING = (attempts: readonly Attempt[]): Attempted => ({
-  before: 'unknown',
-  latestMs: 0,
-  first: attempts.map(() => undefined),
-});
-
 /**
  * Attempts in Redis. What is lost there costs no message: a repeat may then be told a later time than the copy bears that a dead
  * router has left, or a device that was registered through another router in the last seconds may miss a copy.
@@ -63,7 +57,7 @@ export class RedisAttempts implements Attempts {
   }
 
   async begin(senderId: string, atMs: number, attempts: readonly Attempt[]): Promise<Attempted> {
-    if (!this.#redis.ready) return NOTHING(attempts);
+    if (!this.#redis.ready) return nothingKnown(attempts);
     const sender = `${this.#redis.prefix}sender:{${senderId}}`;
     const keys = [sender, ...attempts.map(({ serverMessageId }) => `${sender}:${serverMessageId}`)];
     const fingerprints = attempts.map(({ fingerprint }) => fingerprint);
@@ -78,7 +72,11 @@ export class RedisAttempts implements Attempts {
       };
     } catch (error) {
       if (toMeshError(error).kind !== 'unavailable') this.#refused(error);
-      return NOTHING(attempts);
+      return nothingKnown(attempts);
     }
   }
+}
+
+function nothingKnown(attempts: readonly Attempt[]): Attempted {
+  return { before: 'unknown', latestMs: 0, first: attempts.map(() => undefined) };
 }
